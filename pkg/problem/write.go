@@ -1,0 +1,73 @@
+package problem
+
+import (
+	"encoding/json"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// ContentType is the media type of RFC 9457.
+const ContentType = "application/problem+json"
+
+// typePrefix makes the "type" member: a URN, since the product has no public site.
+const typePrefix = "urn:keywarden:problem:"
+
+// Document is the RFC 9457 answer body, with this product's extension members.
+type Document struct {
+	Type      string  `json:"type" example:"urn:keywarden:problem:apikey.not_found"`
+	Title     string  `json:"title" example:"Not Found"`
+	Status    int     `json:"status" example:"404"`
+	Detail    string  `json:"detail" example:"No API key has this identifier."`
+	Code      string  `json:"code" example:"apikey.not_found"`
+	RequestID string  `json:"request_id,omitempty" example:"01890a5d-ac96-774b-bcce-b302099a8057"`
+	Errors    []Field `json:"errors,omitempty"`
+}
+
+// Document is the public face of e; the cause stays out.
+func (e *Error) Document(requestID string) Document {
+	status := e.Kind.Status()
+	return Document{
+		Type:      typePrefix + e.Code,
+		Title:     http.StatusText(status),
+		Status:    status,
+		Detail:    e.Detail,
+		Code:      e.Code,
+		RequestID: requestID,
+		Errors:    e.Fields,
+	}
+}
+
+// Write answers with e: its status, its headers (Retry-After in whole seconds,
+// WWW-Authenticate, Allow) and its document. The answer is never cached.
+func (e *Error) Write(w http.ResponseWriter, requestID string) {
+	h := w.Header()
+	h.Del("Content-Length")
+	h.Del("Content-Encoding")
+	h.Set("Content-Type", ContentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", RetryAfterSeconds(e.RetryAfter))
+	}
+	if e.Challenge != "" {
+		h.Set("WWW-Authenticate", e.Challenge)
+	}
+	if e.Allow != "" {
+		h.Set("Allow", e.Allow)
+	}
+	body, err := json.Marshal(e.Document(requestID))
+	if err != nil { // cannot happen: the document holds strings and an int
+		body = []byte(`{"type":"about:blank","title":"Internal Server Error","status":500}`)
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(e.Kind.Status())
+	_, _ = w.Write(body)
+}
+
+// RetryAfterSeconds formats d as delta seconds (RFC 9110 section 10.2.3),
+// rounded up so that a client that waits exactly that long is never early.
+func RetryAfterSeconds(d time.Duration) string {
+	return strconv.Itoa(int(math.Ceil(d.Seconds())))
+}

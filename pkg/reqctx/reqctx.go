@@ -1,0 +1,44 @@
+// Package reqctx carries what every layer needs to know about the request at
+// hand: its id, the caller's address, and, once known, the route and the
+// caller. It is one struct behind one context key; it imports no feature.
+package reqctx
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Info is one request's facts. The outermost middleware makes it; inner layers
+// fill in what they find out. It belongs to the request's goroutine: code that
+// starts another goroutine copies what it needs.
+type Info struct {
+	ID     string     // X-Request-Id of request and answer
+	Client netip.Addr // the caller's address, after trusted proxies
+	Start  time.Time  // when the request was read; the request's only clock reading where milliseconds do not matter
+	Scheme string     // "http" or "https", as the client used it
+	Host   string     // canonical: lower case, no port, no trailing dot
+
+	Route   string // template of the matched route, for labels and logs; empty until matched
+	Service string // the backend's name, for proxied requests
+	Subject string // id of the authenticated user; empty when anonymous
+	KeyID   string // id of the API key that authenticated, if one did
+	Code    string // code of the problem that was answered, if one was
+	Err     error  // what to log beside the answer; never sent
+}
+
+type key struct{}
+
+// With returns ctx carrying info.
+func With(ctx context.Context, info *Info) context.Context {
+	return context.WithValue(ctx, key{}, info)
+}
+
+// From returns the request's facts. Outside a request it returns a fresh empty
+// Info, never nil, so that callers need no check.
+func From(ctx context.Context) *Info {
+	if info, ok := ctx.Value(key{}).(*Info); ok {
+		return info
+	}
+	return &Info{}
+}
