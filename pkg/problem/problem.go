@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -87,7 +88,7 @@ type Error struct {
 
 	Fields     []Field       // what is wrong with the input, if that is the reason
 	RetryAfter time.Duration // sent as Retry-After, rounded up to seconds, when positive
-	Challenge  string        // sent as WWW-Authenticate when not empty
+	Challenge  string        // sent as WWW-Authenticate when not empty; see [Error.Write] for 401
 	Allow      string        // sent as Allow when not empty
 
 	cause error
@@ -133,14 +134,14 @@ func (e *Error) WithDetail(format string, args ...any) *Error {
 // WithField adds one wrong field.
 func (e *Error) WithField(field, format string, args ...any) *Error {
 	c := *e
-	c.Fields = append(append([]Field(nil), e.Fields...), Field{Field: field, Detail: fmt.Sprintf(format, args...)})
+	c.Fields = append(slices.Clone(e.Fields), Field{Field: field, Detail: fmt.Sprintf(format, args...)})
 	return &c
 }
 
 // WithFields replaces the wrong fields.
 func (e *Error) WithFields(fields []Field) *Error {
 	c := *e
-	c.Fields = fields
+	c.Fields = slices.Clone(fields)
 	return &c
 }
 

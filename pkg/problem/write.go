@@ -1,9 +1,10 @@
 package problem
 
 import (
+	"bytes"
 	"encoding/json"
-	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -35,39 +36,61 @@ func (e *Error) Document(requestID string) Document {
 		Detail:    e.Detail,
 		Code:      e.Code,
 		RequestID: requestID,
-		Errors:    e.Fields,
+		Errors:    slices.Clone(e.Fields),
 	}
 }
 
+// encode leaves < and > as they are: the answer is no HTML, and is marked as such.
+func (d Document) encode() []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(d); err != nil { // cannot happen: strings and an int
+		return []byte(`{"type":"about:blank","title":"Internal Server Error","status":500}`)
+	}
+	return b.Bytes()
+}
+
+// anyChallenge is the WWW-Authenticate value of a 401 that brings none: there
+// must be one (RFC 9110 section 15.5.2), and bearers are what the product takes.
+const anyChallenge = `Bearer realm="keywarden"`
+
 // Write answers with e: its status, its headers (Retry-After in whole seconds,
-// WWW-Authenticate, Allow) and its document. The answer is never cached.
+// WWW-Authenticate, Allow) and its document. The answer is never cached, and
+// nothing that was set for another body describes it.
 func (e *Error) Write(w http.ResponseWriter, requestID string) {
 	h := w.Header()
-	h.Del("Content-Length")
-	h.Del("Content-Encoding")
+	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Etag", "Last-Modified"} {
+		h.Del(name)
+	}
 	h.Set("Content-Type", ContentType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", RetryAfterSeconds(e.RetryAfter))
 	}
-	if e.Challenge != "" {
+	switch {
+	case e.Challenge != "":
 		h.Set("WWW-Authenticate", e.Challenge)
+	case e.Kind == Unauthenticated:
+		h.Set("WWW-Authenticate", anyChallenge)
 	}
 	if e.Allow != "" {
 		h.Set("Allow", e.Allow)
 	}
-	body, err := json.Marshal(e.Document(requestID))
-	if err != nil { // cannot happen: the document holds strings and an int
-		body = []byte(`{"type":"about:blank","title":"Internal Server Error","status":500}`)
-	}
+	body := e.Document(requestID).encode()
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(e.Kind.Status())
 	_, _ = w.Write(body)
 }
 
 // RetryAfterSeconds formats d as delta seconds (RFC 9110 section 10.2.3),
-// rounded up so that a client that waits exactly that long is never early.
+// rounded up so that a client that waits exactly that long is never early. A
+// negative d is no wait.
 func RetryAfterSeconds(d time.Duration) string {
-	return strconv.Itoa(int(math.Ceil(d.Seconds())))
+	seconds := int64(d / time.Second)
+	if d%time.Second > 0 {
+		seconds++
+	}
+	return strconv.FormatInt(max(0, seconds), 10)
 }
