@@ -43,8 +43,8 @@ type Keyring struct {
 }
 
 type masterKey struct {
-	id    string
-	bytes [MasterKeySize]byte
+	id  string
+	key Secret // the raw bytes
 }
 
 // ParseKeyring reads the current master key and the retired ones, each 32 bytes
@@ -75,32 +75,38 @@ func parseMasterKey(s Secret) (masterKey, error) {
 	if err != nil || len(raw) != MasterKeySize || !looksRandom(raw) {
 		return masterKey{}, ErrWeakMasterKey
 	}
-	k := masterKey{bytes: [MasterKeySize]byte(raw)}
+	k := masterKey{key: NewSecret(string(raw))}
 	k.id = hex.EncodeToString(k.derive("key-id", 8))
 	return k, nil
 }
 
-// looksRandom refuses keys that a person typed: 32 random bytes have at least
-// 16 distinct values except with probability below 2^-60, and a phrase is
-// printable throughout, which random bytes are with probability below 2^-45.
+// looksRandom refuses keys that a person typed. 32 random bytes have at least 16
+// distinct values except with probability below 2^-54; at least 12 distinct
+// steps from one to the next, which a counted-up example has not, except with
+// probability below 2^-79; and a phrase is printable throughout, which random
+// bytes are with probability below 2^-45.
 func looksRandom(raw []byte) bool {
-	var seen [256]bool
-	distinct, printable := 0, 0
-	for _, b := range raw {
-		if !seen[b] {
-			seen[b] = true
+	var values, steps [256]bool
+	distinct, paces, printable := 0, 0, 0
+	for i, b := range raw {
+		if !values[b] {
+			values[b] = true
 			distinct++
+		}
+		if i > 0 && !steps[b-raw[i-1]] {
+			steps[b-raw[i-1]] = true
+			paces++
 		}
 		if b >= 0x20 && b < 0x7f {
 			printable++
 		}
 	}
-	return distinct >= 16 && printable < len(raw)
+	return distinct >= 16 && paces >= 12 && printable < len(raw)
 }
 
 // derive expands the master key for one use.
 func (k masterKey) derive(label string, size int) []byte {
-	out, err := hkdf.Key(sha256.New, k.bytes[:], nil, "keywarden/"+label, size)
+	out, err := hkdf.Key(sha256.New, []byte(k.key.Reveal()), nil, "keywarden/"+label, size)
 	if err != nil { // only for sizes over 255 hashes
 		panic(err)
 	}
@@ -155,16 +161,20 @@ func (r *Keyring) Seal(plaintext []byte, place string) []byte {
 	out := make([]byte, 0, 2+len(r.current.id)+len(plaintext)+aead.Overhead())
 	out = append(out, sealVersion, byte(len(r.current.id)))
 	out = append(out, r.current.id...)
-	return aead.Seal(out, nil, plaintext, associated(r.current.id, place))
+	return aead.Seal(out, nil, plaintext, associated(r.current.id, place)) //nolint:gosec // the nonce is made inside, at random
 }
 
 // Open decrypts what [Keyring.Seal] made for the same place. The second result
 // reports whether the value is under a retired key and should be sealed anew.
 func (r *Keyring) Open(sealed []byte, place string) (plaintext []byte, stale bool, err error) {
-	if len(sealed) < 2 || sealed[0] != sealVersion || len(sealed) < 2+int(sealed[1]) {
+	if len(sealed) < 2 || sealed[0] != sealVersion {
 		return nil, false, ErrTampered
 	}
-	id, body := string(sealed[2:2+sealed[1]]), sealed[2+sealed[1]:]
+	head := 2 + int(sealed[1])
+	if len(sealed) < head {
+		return nil, false, ErrTampered
+	}
+	id, body := string(sealed[2:head]), sealed[head:]
 	k, err := r.find(id)
 	if err != nil {
 		return nil, false, err

@@ -12,21 +12,37 @@ const redacted = "[redacted]"
 
 // Secret carries a secret string. Every way Go has of printing, logging or
 // marshalling it gives "[redacted]"; only [Secret.Reveal] gives the value. It is
-// the only type that carries a secret in this code base.
-type Secret struct{ value string }
+// the only type that carries a secret in this code base. Secrets are compared
+// with [Secret.Equal], not with ==.
+type Secret struct {
+	// A pointer, nil for the empty secret: where fmt may not call methods (a
+	// Secret in an unexported field, a wrong verb) it prints the fields, and of
+	// a pointer among them only the address.
+	value *string
+}
 
 // NewSecret wraps value.
-func NewSecret(value string) Secret { return Secret{value: value} }
+func NewSecret(value string) Secret {
+	if value == "" {
+		return Secret{}
+	}
+	return Secret{value: &value}
+}
 
 // Reveal is the value itself. Every call is a place to look at in a review.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // Empty reports whether there is no value.
-func (s Secret) Empty() bool { return s.value == "" }
+func (s Secret) Empty() bool { return s.value == nil }
 
 // Equal compares in constant time for equal lengths.
 func (s Secret) Equal(other string) bool {
-	return subtle.ConstantTimeCompare([]byte(s.value), []byte(other)) == 1
+	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other)) == 1
 }
 
 // String implements fmt.Stringer.
@@ -49,6 +65,6 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // UnmarshalText implements encoding.TextUnmarshaler, for configuration and bodies.
 func (s *Secret) UnmarshalText(text []byte) error {
-	s.value = string(text)
+	*s = NewSecret(string(text))
 	return nil
 }
