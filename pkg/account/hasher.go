@@ -1,0 +1,49 @@
+package account
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/keywarden/keywarden/pkg/slowhash"
+)
+
+// Hasher hashes passwords with bcrypt over base64(SHA-256(NFKC(password))), so
+// that the whole value counts and not its first 72 bytes.
+type Hasher struct {
+	pool  *slowhash.Pool
+	dummy string // compared when there is no hash, to take the same time
+}
+
+// NewHasher makes a hasher over pool. It computes one hash.
+func NewHasher(ctx context.Context, pool *slowhash.Pool) (*Hasher, error) {
+	dummy, err := pool.Hash(ctx, digest("no account has this password"))
+	if err != nil {
+		return nil, err
+	}
+	return &Hasher{pool: pool, dummy: dummy}, nil
+}
+
+// digest is what bcrypt is given: 44 bytes, never more than its 72.
+func digest(password string) []byte {
+	sum := sha256.Sum256([]byte(norm.NFKC.String(password)))
+	return []byte(base64.StdEncoding.EncodeToString(sum[:]))
+}
+
+// Hash makes the stored form of password.
+func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
+	return h.pool.Hash(ctx, digest(password))
+}
+
+// Compare reports whether password is the one that was hashed, and whether the
+// hash should be made anew. An empty hash, and a password longer than any that
+// can be set, take the same time and are never right.
+func (h *Hasher) Compare(ctx context.Context, hash, password string) (ok, stale bool, err error) {
+	if hash == "" || len(password) > MaxPasswordBytes {
+		_, _, err = h.pool.Compare(ctx, h.dummy, digest(""))
+		return false, false, err
+	}
+	return h.pool.Compare(ctx, hash, digest(password))
+}
