@@ -1,0 +1,163 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/golang-migrate/migrate/v4"
+	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
+	"github.com/golang-migrate/migrate/v4/source/iofs"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/keywarden/keywarden/migrations"
+	"github.com/keywarden/keywarden/pkg/seal"
+)
+
+// SchemaStatus says where a database stands.
+type SchemaStatus struct {
+	Version uint `json:"version"` // 0 when there is no schema
+	Latest  uint `json:"latest"`  // what this binary brings
+	Dirty   bool `json:"dirty"`   // a migration was cut short by an older tool
+}
+
+// Current reports whether the schema is what this binary needs.
+func (s SchemaStatus) Current() bool { return s.Version == s.Latest && !s.Dirty }
+
+// ErrDirtySchema says that a migration was cut short and somebody must look.
+var ErrDirtySchema = errors.New("the schema is marked dirty: a migration was cut short; " +
+	"see docs/guides/operations.md, section \"A dirty schema\"")
+
+// ErrNewerSchema says that a newer binary has migrated the database.
+var ErrNewerSchema = errors.New("the schema is newer than this binary; run the newer version")
+
+// Migrate brings the schema up to date. Each migration runs in one transaction;
+// an advisory lock lets one process migrate while others wait, and the version
+// is read inside the lock.
+func Migrate(ctx context.Context, url seal.Secret, logger *slog.Logger) (SchemaStatus, error) {
+	m, err := newMigrator(ctx, url, logger)
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	defer m.close()
+	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
+	defer stop()
+	// Up takes the lock and only then reads the version: while another process
+	// migrates, the version looks dirty from outside.
+	upErr := m.Up()
+	var dirty migrate.ErrDirty
+	if errors.As(upErr, &dirty) {
+		return SchemaStatus{}, ErrDirtySchema
+	}
+	status, err := m.status()
+	switch {
+	case err != nil:
+		return status, err
+	case status.Version > status.Latest:
+		return status, ErrNewerSchema
+	case upErr != nil && !errors.Is(upErr, migrate.ErrNoChange):
+		return status, fmt.Errorf("migrate: %w", upErr)
+	case !status.Current(): // told to stop before it was done
+		return status, context.Cause(ctx)
+	}
+	return status, nil
+}
+
+// ReadSchemaStatus says where the database stands; it changes nothing.
+func ReadSchemaStatus(ctx context.Context, url seal.Secret) (SchemaStatus, error) {
+	latest, err := latestMigration()
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	status := SchemaStatus{Latest: latest}
+	config, err := pgx.ParseConfig(url.Reveal())
+	if err != nil {
+		return status, errURL
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return status, unavailable(err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var exists bool
+	if err := conn.QueryRow(ctx, `SELECT to_regclass('schema_migrations') IS NOT NULL`).Scan(&exists); err != nil || !exists {
+		return status, unavailable(err)
+	}
+	var version int64
+	err = conn.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations LIMIT 1`).Scan(&version, &status.Dirty)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return status, nil
+	}
+	status.Version = uint(max(version, 0))
+	return status, unavailable(err)
+}
+
+// latestMigration is the number of the newest migration in the binary.
+func latestMigration() (uint, error) {
+	names, err := fs.Glob(migrations.FS, "*.up.sql")
+	if err != nil || len(names) == 0 {
+		return 0, errors.New("the binary holds no migrations")
+	}
+	var latest uint
+	_, err = fmt.Sscanf(names[len(names)-1], "%06d_", &latest)
+	return latest, err
+}
+
+// lockPatience is how long a process waits for another one that migrates.
+const lockPatience = time.Hour
+
+// migrator is golang-migrate with what it needs closed.
+type migrator struct{ *migrate.Migrate }
+
+func newMigrator(ctx context.Context, url seal.Secret, logger *slog.Logger) (*migrator, error) {
+	config, err := pgx.ParseConfig(url.Reveal())
+	if err != nil {
+		return nil, errURL
+	}
+	source, err := iofs.New(migrations.FS, ".")
+	if err != nil {
+		return nil, err
+	}
+	db := stdlib.OpenDB(*config)
+	if err := db.PingContext(ctx); err != nil { // the library waits without end
+		return nil, errors.Join(fmt.Errorf("connect for migrating: %w", unavailable(err)), db.Close())
+	}
+	driver, err := migratepgx.WithInstance(db, &migratepgx.Config{})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connect for migrating: %w", unavailable(err)), db.Close())
+	}
+	m, err := migrate.NewWithInstance("iofs", source, "pgx5", driver)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	m.Log, m.LockTimeout = migrateLog{logger}, lockPatience
+	return &migrator{m}, nil
+}
+
+func (m *migrator) close() { _, _ = m.Close() }
+
+func (m *migrator) status() (SchemaStatus, error) {
+	latest, err := latestMigration()
+	if err != nil {
+		return SchemaStatus{}, err
+	}
+	version, dirty, err := m.Version()
+	if errors.Is(err, migrate.ErrNilVersion) {
+		return SchemaStatus{Latest: latest}, nil
+	}
+	return SchemaStatus{Version: version, Latest: latest, Dirty: dirty}, err
+}
+
+// migrateLog passes the library's lines on.
+type migrateLog struct{ *slog.Logger }
+
+func (l migrateLog) Printf(format string, v ...any) {
+	l.Info("migration", "step", strings.TrimSpace(fmt.Sprintf(format, v...)))
+}
+
+func (migrateLog) Verbose() bool { return false }
