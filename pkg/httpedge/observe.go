@@ -1,0 +1,132 @@
+package httpedge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/semconv/v1.43.0/httpconv"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
+)
+
+// scopeName is the instrumentation scope of what Observe records.
+const scopeName = "github.com/keywarden/keywarden/pkg/httpedge"
+
+// ObserveOptions says where the observations go. All but TrustIncomingTrace are
+// required; the no-op providers of OpenTelemetry switch a part off.
+type ObserveOptions struct {
+	Logger         *slog.Logger // should add request and trace id from the context
+	MeterProvider  metric.MeterProvider
+	TracerProvider trace.TracerProvider
+
+	// TrustIncomingTrace makes the span a child of the caller's. Otherwise a
+	// trace of our own begins, linked to the caller's: a stranger must not choose
+	// our trace ids nor what is sampled.
+	TrustIncomingTrace bool
+}
+
+// Observe records each request once it is over: a server span and the metrics
+// http.server.request.duration and http.server.active_requests by the
+// OpenTelemetry HTTP conventions, and a line in the access log. It is one
+// middleware, and not three, so that they share one wrapper and one clock
+// reading.
+//
+// What inner layers found out (route, subject, key, code, error) is read from
+// the request's [reqctx.Info]. The query is recorded nowhere: it may hold keys.
+func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
+	ob := &observer{
+		logger:  o.Logger,
+		tracing: newTracing(o.TracerProvider, o.TrustIncomingTrace),
+		series:  newSeriesCache(),
+	}
+	if err := ob.instrument(o.MeterProvider); err != nil {
+		return nil, fmt.Errorf("observing requests: %w", err)
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ob.serve(next, w, r) })
+	}, nil
+}
+
+type observer struct {
+	logger   *slog.Logger
+	tracing  tracing
+	duration metric.Float64Histogram
+	series   *seriesCache
+	active   activeRequests
+}
+
+func (o *observer) instrument(provider metric.MeterProvider) error {
+	meter := provider.Meter(scopeName, metric.WithSchemaURL(semconv.SchemaURL))
+	duration, err := httpconv.NewServerRequestDuration(meter, metric.WithExplicitBucketBoundaries(
+		0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10))
+	o.duration = duration.Float64Histogram
+	return errors.Join(err, o.active.register(meter))
+}
+
+// exchange is one request on its way and what became of it.
+type exchange struct {
+	info   *reqctx.Info
+	start  time.Time
+	path   string // escaped, as the client sent it, before handlers rewrite it
+	https  bool
+	method method
+
+	elapsed time.Duration
+	status  int
+	bytes   int64
+	outcome outcome
+}
+
+func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	x := exchange{info: reqctx.From(r.Context()), path: r.URL.EscapedPath(), method: methodOf(r.Method)}
+	x.https = x.info.Scheme == "https"
+	x.start = x.info.Start
+	if x.start.IsZero() { // RequestInfo was left out
+		x.start = time.Now()
+	}
+	res := wrapResponse(w, r)
+	r, span := o.tracing.start(r, x.method)
+	active := o.active.count(x.method, x.https)
+	active.Add(1)
+
+	returned := false
+	// Deferred, because a panic that passes through is an answer too.
+	defer func() {
+		active.Add(-1)
+		x.finish(r.Context(), res, returned)
+		o.record(r, span, &x)
+	}()
+	next.ServeHTTP(res, r)
+	returned = true
+}
+
+func (x *exchange) finish(ctx context.Context, res *response, returned bool) {
+	x.elapsed = time.Since(x.start)
+	x.status, x.bytes = res.final(returned), res.bytes
+	switch {
+	case returned:
+		x.outcome = completed
+	case ctx.Err() != nil:
+		x.outcome = clientGone
+	default:
+		x.outcome = aborted
+	}
+}
+
+func (o *observer) record(r *http.Request, span trace.Span, x *exchange) {
+	o.duration.Record(r.Context(), x.elapsed.Seconds(), o.series.options(seriesKey{
+		route: x.info.Route, status: x.status, method: x.method, https: x.https, proto: protocol(r), outcome: x.outcome,
+	})...)
+	if span.IsRecording() {
+		describe(span, r, x)
+	}
+	span.End()
+	o.log(r, x)
+}
