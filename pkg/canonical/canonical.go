@@ -1,0 +1,165 @@
+// Package canonical brings the target of a request into one form, once, before
+// anything decides on it: routing, authentication, limits, cache keys and the
+// upstream all see the same host and the same path. What has more than one
+// plausible reading is refused, because the next server may choose another one.
+//
+// It owns the rules of the form and the middleware that applies them. It does
+// not route, and it knows neither the platform's paths nor the gateway's.
+package canonical
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/reqctx"
+)
+
+// MaxTarget bounds the request target, path and query together, in bytes.
+const MaxTarget = 16 << 10
+
+// MaxFields bounds the number of header field lines of a request. The size of
+// the header is the listener's limit; many small fields cost more than their
+// bytes.
+const MaxFields = 200
+
+// Errors of the middleware. ErrPath and ErrHost are also those of [Path] and
+// [Host], with the reason as their detail.
+var (
+	ErrPath = problem.Define(problem.Invalid, "request.path_invalid",
+		"The path of the request is not acceptable.")
+	ErrHost = problem.Define(problem.Invalid, "request.host_invalid",
+		"The host of the request is not acceptable.")
+	ErrTarget = problem.Define(problem.Invalid, "request.target_invalid",
+		"The request target is not acceptable: it must be a path, or an http or https URL without user information and fragment.")
+	ErrTargetTooLong = problem.Define(problem.URITooLong, "request.target_too_long",
+		"The request target is longer than 16 KiB.")
+	ErrTooManyFields = problem.Define(problem.HeadersTooLarge, "request.too_many_fields",
+		"The request has more than 200 header fields.")
+	ErrMethod = problem.Define(problem.NotImplemented, "request.method_refused",
+		"This request method is not supported.")
+)
+
+// Middleware refuses requests that have no canonical form and gives next all
+// others in that form: reqctx.Info.Host is set, r.Host is lower case without a
+// trailing dot, r.URL.Path is the decoded path, and r.URL.RawPath its canonical
+// escaping, or empty when that is the default one. The query is left as it is.
+//
+// It belongs outside of every handler that looks at host or path, and inside the
+// one that makes the [reqctx.Info].
+func Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := reqctx.From(r.Context())
+		host, canonical, err := request(r)
+		if err != nil {
+			p := problem.From(err)
+			info.Code, info.Err = p.Code, err
+			p.Write(w, info.ID)
+			return
+		}
+		info.Host = host
+		next.ServeHTTP(w, canonical)
+	})
+}
+
+// request returns the canonical host and r in canonical form, which is r itself
+// when nothing has to change.
+func request(r *http.Request) (string, *http.Request, error) {
+	if err := checkShape(r); err != nil {
+		return "", nil, err
+	}
+	host, authority, err := requestHost(r)
+	if err != nil {
+		return "", nil, err
+	}
+	path, rawPath, err := requestPath(r.URL)
+	if err != nil {
+		return "", nil, err
+	}
+	if r.Host == authority && r.URL.Host == "" && r.URL.Path == path && r.URL.RawPath == rawPath {
+		return host, r, nil
+	}
+	u := *r.URL
+	u.Scheme, u.Host, u.Path, u.RawPath = "", "", path, rawPath
+	out := *r
+	out.URL, out.Host = &u, authority
+	return host, &out, nil
+}
+
+// checkShape refuses what needs no look at host and path.
+func checkShape(r *http.Request) error {
+	switch r.Method {
+	case http.MethodConnect, http.MethodTrace, "TRACK":
+		return ErrMethod
+	}
+	if len(r.RequestURI) > MaxTarget {
+		return ErrTargetTooLong
+	}
+	fields := 0
+	for _, values := range r.Header {
+		fields += len(values)
+	}
+	if fields > MaxFields {
+		return ErrTooManyFields
+	}
+	return checkTarget(r.URL)
+}
+
+// checkTarget refuses targets of other forms than origin-form and absolute-form
+// (RFC 9112 section 3.2), and queries that would end early on the way upstream:
+// net/url leaves a number sign in the query, and HTTP/2 lets a space through.
+func checkTarget(u *url.URL) error {
+	switch {
+	case u.Opaque != "" || u.User != nil || u.Fragment != "":
+		return ErrTarget
+	case u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https":
+		return ErrTarget
+	case (u.Scheme == "") != (u.Host == ""):
+		return ErrTarget
+	case strings.ContainsAny(u.RawQuery, "# "):
+		return ErrTarget
+	default:
+		return nil
+	}
+}
+
+// requestHost returns the canonical host of r without and with its port. Only an
+// HTTP/1.0 request may have none (RFC 9112 section 3.2).
+func requestHost(r *http.Request) (host, authority string, err error) {
+	if r.Host == "" && !r.ProtoAtLeast(1, 1) {
+		return "", "", nil
+	}
+	host, port, err := Host(r.Host)
+	if err != nil {
+		return "", "", err
+	}
+	switch {
+	case port == "":
+		return host, host, nil
+	case strings.HasPrefix(r.Host, host) && len(r.Host) == len(host)+1+len(port):
+		return host, r.Host, nil
+	default:
+		return host, host + ":" + port, nil
+	}
+}
+
+// requestPath returns what r.URL.Path and r.URL.RawPath have to be.
+func requestPath(u *url.URL) (path, rawPath string, err error) {
+	received := u.RawPath
+	switch {
+	case received != "":
+	case u.Path == "" && u.Scheme != "": // "GET http://host HTTP/1.1"
+		return "/", "", nil
+	default:
+		received = u.EscapedPath()
+	}
+	path, escaped, err := Path(received)
+	if err != nil {
+		return "", "", err
+	}
+	if (&url.URL{Path: path}).EscapedPath() == escaped {
+		return path, "", nil
+	}
+	return path, escaped, nil
+}
