@@ -1,0 +1,182 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/gateway/match"
+	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/ipallow"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/spec"
+)
+
+// snapshot is a document as it is served. It is immutable.
+type snapshot struct {
+	index    *match.Index[*route]
+	pools    map[upstream.Identity]bool
+	digest   spec.Digest
+	applied  time.Time
+	routes   int
+	services int
+}
+
+// route is what the index leads to.
+type route struct {
+	name    string
+	service string
+	handler http.Handler // the whole chain
+}
+
+func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}} }
+
+// compile builds the snapshot of a valid document.
+func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
+	next := &snapshot{
+		pools:    make(map[upstream.Identity]bool, len(doc.Services)),
+		routes:   len(doc.Routes),
+		services: len(doc.Services),
+	}
+	services := make(map[string]*proxy.Service, len(doc.Services))
+	for i := range doc.Services {
+		s := &doc.Services[i]
+		target, err := s.Target()
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		id := upstream.Identity{
+			Scheme:          target.Scheme,
+			Host:            target.Host,
+			ConnectTimeout:  time.Duration(s.ConnectTimeout),
+			ResponseTimeout: time.Duration(s.ResponseTimeout),
+		}
+		next.pools[id] = true
+		services[s.Name] = g.proxy.Service(s.Name, target, g.pools.Get(id))
+	}
+	rules := make([]match.Rule[*route], len(doc.Routes))
+	for i := range doc.Routes {
+		rule, err := g.rule(&doc.Routes[i], services)
+		if err != nil {
+			return nil, fmt.Errorf("route %s: %w", doc.Routes[i].Name, err)
+		}
+		rules[i] = rule
+	}
+	index, err := match.New(rules)
+	if err != nil {
+		return nil, err
+	}
+	next.index = index
+	return next, nil
+}
+
+// rule compiles one route.
+func (g *Gateway) rule(r *spec.Route, services map[string]*proxy.Service) (match.Rule[*route], error) {
+	var none match.Rule[*route]
+	service := services[r.Service]
+	if service == nil {
+		return none, fmt.Errorf("there is no service %q", r.Service)
+	}
+	path, err := decodedPath(r.Match.Path.Exact + r.Match.Path.Prefix)
+	if err != nil {
+		return none, err
+	}
+	strip, err := decodedPath(r.StripPrefix)
+	if err != nil {
+		return none, err
+	}
+	steps, err := g.steps(r)
+	if err != nil {
+		return none, err
+	}
+	last := service.Route(proxy.RouteConfig{
+		StripPrefix:   strip,
+		Authenticated: authenticates(r),
+		Timeout:       time.Duration(r.Timeout),
+	})
+	return match.Rule[*route]{
+		Hosts:   r.Match.Hosts,
+		Path:    path,
+		Exact:   r.Match.Path.Exact != "",
+		Methods: r.Match.Methods,
+		Value:   &route{name: r.Name, service: r.Service, handler: policy.Chain(last, steps...)},
+	}, nil
+}
+
+func decodedPath(escaped string) (string, error) {
+	if escaped == "" {
+		return "", nil
+	}
+	decoded, _, err := canonical.Path(escaped)
+	return decoded, err
+}
+
+// steps builds the chain of a route in its fixed order: address, size, caller. A
+// step that is not configured does not exist.
+func (g *Gateway) steps(r *spec.Route) ([]policy.Middleware, error) {
+	var steps []policy.Middleware
+	add := func(name string, step policy.Middleware, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		steps = append(steps, step)
+		return nil
+	}
+	if len(r.AllowIPs) > 0 {
+		step, err := ipallow.New(prefixes(r.AllowIPs))
+		if err := add("allow_ips", step, err); err != nil {
+			return nil, err
+		}
+	}
+	if limit := g.limitOf(r); limit > 0 {
+		step, err := bodylimit.New(limit)
+		if err := add("max_body", step, err); err != nil {
+			return nil, err
+		}
+	}
+	if authenticates(r) {
+		step, err := auth.New(g.authenticator, methods(r.Auth.Methods))
+		if err := add("auth", step, err); err != nil {
+			return nil, err
+		}
+	}
+	return steps, nil
+}
+
+// authenticates reports whether r needs to know its caller: unless it says that
+// it does not.
+func authenticates(r *spec.Route) bool { return r.Auth.Mode != spec.AuthNone }
+
+func (g *Gateway) limitOf(r *spec.Route) int64 {
+	if r.MaxBody > 0 {
+		return int64(r.MaxBody)
+	}
+	return g.bodyLimit
+}
+
+func prefixes(networks []spec.Network) []netip.Prefix {
+	list := make([]netip.Prefix, len(networks))
+	for i, n := range networks {
+		list[i] = n.Prefix()
+	}
+	return list
+}
+
+func methods(list []spec.AuthMethod) access.Methods {
+	var set access.Methods
+	for _, m := range list {
+		switch m {
+		case spec.AuthJWT:
+			set |= access.MethodToken
+		case spec.AuthKey:
+			set |= access.MethodKey
+		}
+	}
+	return set
+}

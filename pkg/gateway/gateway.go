@@ -1,0 +1,208 @@
+// Package gateway is the data plane: it compiles a gateway document into an
+// immutable snapshot, serves requests by the current one, and reports what it
+// serves. Documents are applied as a whole or not at all; a request is served by
+// one snapshot from its begin to its end, whatever is applied meanwhile.
+//
+// It does not read documents (package feed does), does not verify credentials
+// (package access does), and keeps no connections (package upstream does). It
+// expects requests in the form of package canonical.
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/reqctx"
+	"github.com/keywarden/keywarden/pkg/spec"
+)
+
+// What a request without a route is told.
+var (
+	ErrNoRoute = problem.Define(problem.NotFound, "gateway.no_route",
+		"No route matches this host and path.")
+	ErrMethod = problem.Define(problem.MethodNotAllowed, "gateway.method_not_allowed",
+		"The route of this path does not accept this method.")
+)
+
+// Options is what a gateway is made of. Authenticator and Logger are required.
+type Options struct {
+	Authenticator auth.Authenticator
+	Logger        *slog.Logger
+
+	// BodyLimit bounds request bodies on routes that set no limit of their own, in
+	// bytes; 0 means no bound.
+	BodyLimit int64
+
+	// Meter, Tracer and Propagator are OpenTelemetry's; absent, nothing is measured,
+	// traced or propagated.
+	Meter      metric.Meter
+	Tracer     trace.Tracer
+	Propagator propagation.TextMapPropagator
+}
+
+// Gateway serves the current snapshot. Before the first document it answers 404.
+type Gateway struct {
+	authenticator auth.Authenticator
+	logger        *slog.Logger
+	bodyLimit     int64
+	proxy         *proxy.Proxy
+
+	live atomic.Pointer[snapshot]
+
+	applying sync.Mutex // guards what follows
+	pools    upstream.Pools
+	failure  failure
+}
+
+// failure is the last document that could not be used, until one could.
+type failure struct {
+	err error
+	at  time.Time
+}
+
+// New makes a gateway without routes.
+func New(o Options) (*Gateway, error) {
+	if o.Authenticator == nil || o.Logger == nil {
+		return nil, errors.New("gateway: authenticator and logger are required")
+	}
+	if o.BodyLimit < 0 {
+		return nil, errors.New("gateway: the body limit must not be negative")
+	}
+	if o.Meter == nil {
+		o.Meter = metricnoop.Meter{}
+	}
+	if o.Tracer == nil {
+		o.Tracer = tracenoop.Tracer{}
+	}
+	if o.Propagator == nil {
+		o.Propagator = propagation.NewCompositeTextMapPropagator()
+	}
+	p, err := proxy.New(proxy.Options{Logger: o.Logger, Meter: o.Meter, Tracer: o.Tracer, Propagator: o.Propagator})
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g := &Gateway{authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, proxy: p}
+	g.live.Store(emptySnapshot())
+	return g, nil
+}
+
+// errNotCanonical is a wiring mistake. Without canonical hosts, a request could
+// miss the routes of its host and find one for every host, which may be open.
+var errNotCanonical = errors.New("gateway: the request did not pass canonical.Middleware")
+
+// ServeHTTP routes a request that has passed canonical.Middleware.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	info := reqctx.From(r.Context())
+	if info.Host == "" && r.Host != "" {
+		policy.Refuse(w, r, errNotCanonical)
+		return
+	}
+	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method)
+	switch {
+	case found.Found:
+		info.Route, info.Service = found.Value.name, found.Value.service
+		found.Value.handler.ServeHTTP(w, r)
+	case found.Allow != "":
+		policy.Refuse(w, r, ErrMethod.WithAllow(found.Allow))
+	default:
+		policy.Refuse(w, r, ErrNoRoute)
+	}
+}
+
+// Apply compiles doc and serves it from now on. On error nothing changes, except
+// that the error is remembered; a document with the digest of the current one
+// changes nothing either. Requests that have begun end as they began.
+func (g *Gateway) Apply(doc spec.Document) error {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	if err := g.apply(doc); err != nil {
+		g.failure = failure{err: err, at: time.Now()}
+		return err
+	}
+	g.failure = failure{}
+	return nil
+}
+
+func (g *Gateway) apply(doc spec.Document) error {
+	digest, err := doc.Digest()
+	if err != nil {
+		return err
+	}
+	before := g.live.Load()
+	if digest == before.digest {
+		return nil
+	}
+	if err := doc.Validate(); err != nil {
+		return err
+	}
+	next, err := g.compile(doc)
+	if err != nil {
+		g.pools.Keep(before.pools) // some may have been made in vain
+		return fmt.Errorf("compiling the gateway document: %w", err)
+	}
+	next.digest, next.applied = digest, time.Now()
+	g.live.Store(next)
+	g.pools.Keep(next.pools)
+	g.logger.Info("gateway document applied", "digest", digest.String(), "routes", next.routes, "services", next.services)
+	return nil
+}
+
+// Refused remembers why a document that is newer than the current one could not
+// even be applied, until one is.
+func (g *Gateway) Refused(err error) {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	g.failure = failure{err: err, at: time.Now()}
+}
+
+// State is what a gateway serves.
+type State struct {
+	Digest    string    // of the document, in hexadecimal; empty before the first
+	AppliedAt time.Time // zero before the first document
+	Routes    int
+	Services  int
+
+	// LastError is why a newer document is not served; nil when there is none.
+	LastError error
+	FailedAt  time.Time
+}
+
+// State reports.
+func (g *Gateway) State() State {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	s := g.live.Load()
+	return State{
+		Digest:    s.digest.String(),
+		AppliedAt: s.applied,
+		Routes:    s.routes,
+		Services:  s.services,
+		LastError: g.failure.err,
+		FailedAt:  g.failure.at,
+	}
+}
+
+// Close removes all routes and closes the connections to services, each when the
+// request on it has ended. It comes after the listeners were closed.
+func (g *Gateway) Close() {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	g.live.Store(emptySnapshot())
+	g.pools.Keep(nil)
+}

@@ -1,0 +1,215 @@
+package proxy
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"strings"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keywarden/keywarden/pkg/access"
+)
+
+// Fields that tell the service who calls and from where. Nobody but the gateway
+// can set them.
+const (
+	headerForwardedFor    = "X-Forwarded-For"
+	headerForwardedProto  = "X-Forwarded-Proto"
+	headerForwardedHost   = "X-Forwarded-Host"
+	headerForwardedPrefix = "X-Forwarded-Prefix" // what was stripped from the path
+	headerRequestID       = "X-Request-Id"
+
+	headerConsumer       = "X-Consumer"        // id of the user
+	headerConsumerKind   = "X-Consumer-Kind"   // "user" or "key"
+	headerConsumerRole   = "X-Consumer-Role"   // role of the user
+	headerConsumerScopes = "X-Consumer-Scopes" // separated by spaces
+	headerConsumerKey    = "X-Consumer-Key"    // id of the API key, if one was used
+)
+
+// rewrite makes the outbound request. The hop-by-hop fields, and those that the
+// client named in Connection, are gone already, so that nothing the client says
+// can remove what is set here.
+func (s *Service) rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	x := exchangeFrom(in.Context())
+	x.sent = true
+
+	out.URL.Scheme, out.URL.Host = s.target.Scheme, s.target.Host
+	out.URL.Path, out.URL.RawPath = x.path, x.rawPath
+	out.URL.RawQuery = in.URL.RawQuery // as it came: nothing here decides on it
+	out.Host = s.target.Host
+	out.Trailer = nil // fields that no step has seen
+
+	removeReserved(out.Header)
+	removeCredentials(out.Header, x.route.authenticated)
+	restrictUpgrade(out.Header)
+
+	f := fields{header: out.Header}
+	x.setForwarding(&f, in)
+	if x.route.authenticated {
+		setIdentity(&f, access.PrincipalFrom(in.Context()))
+	}
+	if trace.SpanContextFromContext(in.Context()).IsValid() {
+		for _, name := range s.proxy.propagator.Fields() {
+			out.Header.Del(name)
+		}
+		s.proxy.propagator.Inject(in.Context(), propagation.HeaderCarrier(out.Header))
+	}
+}
+
+func (x *exchange) setForwarding(f *fields, in *http.Request) {
+	if x.info.Client.IsValid() {
+		f.set(headerForwardedFor, x.info.Client.String())
+	}
+	f.set(headerForwardedProto, x.info.Scheme)
+	f.set(headerForwardedHost, in.Host)
+	f.set(headerForwardedPrefix, x.route.strip)
+	f.set(headerRequestID, x.info.ID)
+}
+
+func setIdentity(f *fields, p *access.Principal) {
+	if p == nil {
+		return
+	}
+	f.set(headerConsumer, p.UserID)
+	f.set(headerConsumerKind, string(p.Kind))
+	f.set(headerConsumerRole, string(p.Role))
+	f.set(headerConsumerScopes, strings.Join(p.Scopes, " "))
+	f.set(headerConsumerKey, p.KeyID)
+}
+
+// fields sets header fields that share one allocation.
+type fields struct {
+	header http.Header
+	space  []string
+}
+
+// set replaces the field unless value is empty. The name is in canonical form.
+func (f *fields) set(name, value string) {
+	if value == "" {
+		return
+	}
+	if len(f.space) == cap(f.space) {
+		f.space = make([]string, 0, 10)
+	}
+	f.space = append(f.space, value)
+	end := len(f.space)
+	f.header[name] = f.space[end-1 : end : end]
+}
+
+// removeReserved removes every spelling of the fields that only the gateway may
+// set, and of those that would make the service see another request than the one
+// that was decided on.
+func removeReserved(h http.Header) {
+	for name := range h {
+		if isReserved(name) {
+			delete(h, name)
+		}
+	}
+}
+
+// isReserved looks at a name the way CGI-like servers do, to which X_Consumer and
+// X.Consumer are X-Consumer. Names with an underscore are reserved altogether.
+func isReserved(name string) bool {
+	if name == "" || strings.IndexByte(name, '_') >= 0 {
+		return true
+	}
+	switch fold(name[0]) {
+	case 'x':
+		return beginsWith(name, "x-consumer") || beginsWith(name, "x-forwarded") ||
+			is(name, "x-real-ip") || is(name, "x-api-key") || is(name, "x-request-id") ||
+			is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override") ||
+			is(name, "x-original-url") || is(name, "x-rewrite-url")
+	case 'f':
+		return is(name, "forwarded")
+	case 'p':
+		return is(name, "proxy") // becomes HTTP_PROXY in CGI programs
+	case 't':
+		return is(name, "te") // the proxy set it, but trailers of requests are dropped
+	case 'h':
+		return is(name, "http2-settings") // belongs to the upgrade to h2c
+	default:
+		return false
+	}
+}
+
+func is(name, folded string) bool { return len(name) == len(folded) && beginsWith(name, folded) }
+
+func beginsWith(name, folded string) bool {
+	if len(name) < len(folded) {
+		return false
+	}
+	for i := range len(folded) {
+		if fold(name[i]) != folded[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// fold maps letters to lower case and everything but letters and digits to a
+// hyphen.
+func fold(c byte) byte {
+	switch {
+	case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		return c
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	default:
+		return '-'
+	}
+}
+
+// removeCredentials keeps the caller's credential from the service. On a route
+// that authenticates, Authorization was for the gateway; on another it is between
+// client and service, unless it holds one of our keys by mistake.
+func removeCredentials(h http.Header, authenticated bool) {
+	values := h["Authorization"]
+	if authenticated {
+		delete(h, "Authorization")
+		return
+	}
+	for _, v := range values {
+		if holdsKey(v) {
+			delete(h, "Authorization")
+			return
+		}
+	}
+}
+
+// Lengths between which the random part of a key is recognised, in characters: 50
+// when it is complete, fewer when the end was lost in copying.
+const (
+	minKeyTail = 40
+	maxKeyTail = 60
+)
+
+// holdsKey reports whether value ends like an API key of this platform, whatever
+// its configured prefix is: _live_ or _test_ and a long run of letters and digits.
+func holdsKey(value string) bool {
+	value = strings.TrimRight(value, " \t")
+	last := strings.LastIndexByte(value, '_')
+	if last < 0 {
+		return false
+	}
+	head, tail := value[:last], value[last+1:]
+	if !strings.HasSuffix(head, "_live") && !strings.HasSuffix(head, "_test") {
+		return false
+	}
+	for i := range len(tail) {
+		if fold(tail[i]) == '-' {
+			return false
+		}
+	}
+	return len(tail) >= minKeyTail && len(tail) <= maxKeyTail
+}
+
+// restrictUpgrade lets WebSockets through and nothing else: inside of another
+// protocol, such as h2c, requests would pass that no route has seen.
+func restrictUpgrade(h http.Header) {
+	if !strings.EqualFold(h.Get("Upgrade"), "websocket") {
+		delete(h, "Upgrade")
+		delete(h, "Connection")
+	}
+}

@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/reqctx"
+)
+
+// RouteConfig is what a route says about forwarding.
+type RouteConfig struct {
+	// StripPrefix is removed from the path: decoded, canonical, without a slash at
+	// its end. Every request of the route has it.
+	StripPrefix string
+
+	// Authenticated says that the route has established its caller: its identity is
+	// forwarded, its credential is not.
+	Authenticated bool
+
+	// Timeout bounds the exchange; 0 means no bound. It no longer counts once a
+	// stream has begun: an upgraded connection or server-sent events.
+	Timeout time.Duration
+}
+
+// Route forwards the requests of one route to its service. They have to be in
+// canonical form.
+type Route struct {
+	service       *Service
+	strip         string
+	stripSegments int
+	authenticated bool
+	timeout       time.Duration
+}
+
+// Route makes the handler of a route.
+func (s *Service) Route(c RouteConfig) *Route {
+	return &Route{
+		service:       s,
+		strip:         c.StripPrefix,
+		stripSegments: strings.Count(c.StripPrefix, "/"),
+		authenticated: c.Authenticated,
+		timeout:       c.Timeout,
+	}
+}
+
+// ServeHTTP implements [http.Handler]. When the response breaks off, it panics
+// with [http.ErrAbortHandler] to let the client see that it is not complete.
+func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{
+		route:  rt,
+		w:      w,
+		client: r.Context(),
+		info:   reqctx.From(r.Context()),
+		method: r.Method,
+		start:  time.Now(),
+	}
+	if err := x.setPath(r.URL); err != nil {
+		policy.Refuse(w, r, err)
+		return
+	}
+	x.keepHeader()
+	rt.service.pool.Begin()
+	defer rt.service.pool.End()
+	ctx, end := x.begin(r)
+	defer end()
+
+	out := r.WithContext(ctx)
+	if r.Body != nil && r.ContentLength != 0 {
+		x.body.ReadCloser = r.Body
+		out.Body = &x.body
+	}
+	rt.service.reverse.ServeHTTP(w, out)
+	x.complete = true
+}
+
+// exchange is one request on its way to the service and back. It travels in the
+// context, because one [httputil.ReverseProxy] serves all routes of a service. It
+// belongs to the request's goroutine, except for the body.
+type exchange struct {
+	route  *Route
+	w      http.ResponseWriter
+	client context.Context // ends when the client goes away
+	info   *reqctx.Info
+	method string
+	start  time.Time
+	span   trace.Span // nil unless it is recorded
+
+	path, rawPath string // of the outbound URL
+	body          watchedBody
+	timer         *time.Timer // nil without a bound
+	kept          []keptField
+	keptSpace     [4]keptField
+
+	sent     bool // an outbound request was made
+	complete bool // the exchange ended as HTTP foresees
+}
+
+type exchangeKey struct{}
+
+func exchangeFrom(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+// errTimeout is the cause of a context that the route's bound has ended.
+var errTimeout = errors.New("the exchange took longer than the route allows")
+
+// begin returns the context of the outbound request and the function that ends
+// the exchange.
+func (x *exchange) begin(r *http.Request) (context.Context, func()) {
+	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	cancel := context.CancelCauseFunc(nil)
+	if limit := x.route.timeout; limit > 0 {
+		ctx, cancel = context.WithCancelCause(ctx)
+		x.timer = time.AfterFunc(limit, func() { cancel(errTimeout) })
+	}
+	ctx = x.startSpan(ctx, r)
+	return ctx, func() {
+		if x.timer != nil {
+			x.timer.Stop()
+			cancel(nil)
+		}
+		if !x.complete {
+			x.brokenOff()
+		}
+		x.endSpan()
+	}
+}
+
+// errNotCanonical cannot happen: routes match canonical paths by their prefix.
+var errNotCanonical = errors.New("the path does not begin with the prefix that is to be stripped")
+
+// setPath works out the path of the outbound URL. What stripping leaves is held
+// to be canonical as it stands: otherwise the service would see another path than
+// the one that was matched.
+func (x *exchange) setPath(u *url.URL) error {
+	escaped := u.EscapedPath()
+	if x.route.strip != "" {
+		rest, ok := strings.CutPrefix(u.Path, x.route.strip)
+		if !ok || rest != "" && rest[0] != '/' {
+			return errNotCanonical
+		}
+		escaped = skipSegments(escaped, x.route.stripSegments)
+		if rest == "" {
+			escaped = ""
+		} else if decoded, again, err := canonical.Path(escaped); err != nil || decoded != rest || again != escaped {
+			return canonical.ErrPath.With(err)
+		}
+	}
+	escaped = x.route.service.base + escaped
+	if escaped == "" {
+		escaped = "/"
+	}
+	path, err := url.PathUnescape(escaped)
+	if err != nil {
+		return canonical.ErrPath.With(err)
+	}
+	x.path = path
+	if path != escaped {
+		x.rawPath = escaped
+	}
+	return nil
+}
+
+// skipSegments drops the first n segments of an escaped path.
+func skipSegments(escaped string, n int) string {
+	for ; n > 0 && escaped != ""; n-- {
+		next := strings.IndexByte(escaped[1:], '/')
+		if next < 0 {
+			return ""
+		}
+		escaped = escaped[1+next:]
+	}
+	return escaped
+}
+
+// keptField is a field of the response that was there before the proxy.
+type keptField struct {
+	name   string
+	values []string
+}
+
+// keepHeader remembers what outer handlers have put into the response: an
+// interim response empties it.
+func (x *exchange) keepHeader() {
+	x.kept = x.keptSpace[:0]
+	for name, values := range x.w.Header() {
+		x.kept = append(x.kept, keptField{name, values})
+	}
+}
+
+// restoreHeader brings back what keepHeader has seen.
+func (x *exchange) restoreHeader() {
+	h := x.w.Header()
+	for _, f := range x.kept {
+		h[f.name] = f.values
+	}
+}
+
+// brokenOff notes why the response is incomplete, for the access log.
+func (x *exchange) brokenOff() {
+	switch {
+	case x.info.Err != nil:
+	case x.client.Err() != nil:
+		x.info.Err = errClientGone
+	default:
+		x.info.Err = errBrokenOff
+	}
+}

@@ -1,0 +1,114 @@
+// Package upstream owns the connections to the services: one pool for each
+// address with its timeouts. Pools outlive the snapshot of a document, so that a
+// reload keeps warm connections; one that no snapshot uses any more closes its
+// connections when the requests on them have ended, never earlier.
+//
+// It does not choose between services, does not retry, and does not know what
+// goes through the connections.
+package upstream
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Limits and sizes of a pool that no document sets.
+const (
+	maxIdlePerHost        = 256
+	idleTimeout           = 60 * time.Second
+	keepAlive             = 30 * time.Second // probes, so that a dead peer is noticed
+	expectContinueTimeout = time.Second
+	maxResponseHeader     = 256 << 10 // bytes, interim responses included
+	bufferSize            = 16 << 10  // bytes, per connection and direction
+)
+
+// Identity is what makes two services share a pool.
+type Identity struct {
+	Scheme, Host    string        // Host with its port, if it has one
+	ConnectTimeout  time.Duration // for TCP and, again, for TLS
+	ResponseTimeout time.Duration // from the end of the request to the response's header
+}
+
+// Pool is the connections to one address. It is safe for concurrent use.
+type Pool struct {
+	transport *http.Transport
+	active    atomic.Int64
+	retired   atomic.Bool
+}
+
+// NewPool makes a pool without connections. It never uses a proxy from the
+// environment and never asks for or undoes compression, so that bodies pass as
+// they are.
+func NewPool(id Identity) *Pool {
+	dialer := &net.Dialer{Timeout: id.ConnectTimeout, KeepAlive: keepAlive}
+	return &Pool{transport: &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    id.ConnectTimeout,
+		ForceAttemptHTTP2:      id.Scheme == "https",
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
+		IdleConnTimeout:        idleTimeout,
+		ResponseHeaderTimeout:  id.ResponseTimeout,
+		ExpectContinueTimeout:  expectContinueTimeout,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		WriteBufferSize:        bufferSize,
+		ReadBufferSize:         bufferSize,
+	}}
+}
+
+// RoundTrip implements [http.RoundTripper]. It belongs between Begin and End.
+func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) { return p.transport.RoundTrip(r) }
+
+// Begin says that an exchange starts: the pool stays open until its End.
+func (p *Pool) Begin() { p.active.Add(1) }
+
+// End says that an exchange is over, its response's body included.
+func (p *Pool) End() {
+	if p.active.Add(-1) == 0 && p.retired.Load() {
+		p.transport.CloseIdleConnections()
+	}
+}
+
+// Active is the number of exchanges between Begin and End.
+func (p *Pool) Active() int64 { return p.active.Load() }
+
+// retire closes what is idle now; what is in use is closed when it becomes idle.
+// An exchange that starts after all, because it found the pool just before, still
+// works, and its End closes what it left.
+func (p *Pool) retire() {
+	p.retired.Store(true)
+	p.transport.CloseIdleConnections()
+}
+
+// Pools is the pools in use, by identity. It is not safe for concurrent use: the
+// one who applies documents owns it.
+type Pools struct {
+	byID map[Identity]*Pool
+}
+
+// Get returns the pool of id, a new one if there is none yet.
+func (ps *Pools) Get(id Identity) *Pool {
+	p := ps.byID[id]
+	if p == nil {
+		if ps.byID == nil {
+			ps.byID = map[Identity]*Pool{}
+		}
+		p = NewPool(id)
+		ps.byID[id] = p
+	}
+	return p
+}
+
+// Keep retires every pool but those of used.
+func (ps *Pools) Keep(used map[Identity]bool) {
+	for id, p := range ps.byID {
+		if !used[id] {
+			p.retire()
+			delete(ps.byID, id)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package spec
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// decoder fills Go values from a tree of YAML nodes. It does so itself, rather
+// than with the library's decoding, to be strict in every respect, to report all
+// mistakes at once, and to remember where each value stands.
+type decoder struct {
+	collector
+	places map[string]Place
+}
+
+func (d *decoder) fail(path string, n *yaml.Node, format string, args ...any) {
+	d.add(Violation{
+		Place:  Place{Path: path, Line: n.Line, Column: n.Column},
+		Detail: fmt.Sprintf(format, args...),
+	})
+}
+
+// defaulter is a type with defaults that a present field overrides.
+type defaulter interface{ setDefaults() }
+
+// value decodes n into v, which stands at path. What cannot be decoded is
+// reported and leaves v as it is.
+func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
+	d.places[path] = Place{Path: path, Line: n.Line, Column: n.Column}
+	switch {
+	case n.Kind == yaml.AliasNode || n.Anchor != "":
+		d.fail(path, n, "anchors and aliases are not supported")
+		return
+	case n.Style&yaml.TaggedStyle != 0:
+		d.fail(path, n, "tags are not supported")
+		return
+	case n.Kind == yaml.ScalarNode && n.Tag == "!!null":
+		d.fail(path, n, "has no value; give it one or remove it")
+		return
+	}
+	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		d.text(path, n, text)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		d.object(path, n, v)
+	case reflect.Slice:
+		d.slice(path, n, v)
+	case reflect.String:
+		d.string(path, n, v)
+	case reflect.Int:
+		d.int(path, n, v)
+	default:
+		panic("spec: no decoding for " + v.Type().String())
+	}
+}
+
+// object decodes a mapping into the fields of a struct, by their JSON names.
+func (d *decoder) object(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(path, n, "must be a mapping of fields to values")
+		return
+	}
+	if v, ok := v.Addr().Interface().(defaulter); ok {
+		v.setDefaults()
+	}
+	seen := make(map[string]bool, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		name := key.Value
+		field, known := fieldNamed(v, name)
+		switch {
+		case key.Kind != yaml.ScalarNode || key.Anchor != "" || key.Style&yaml.TaggedStyle != 0:
+			d.fail(path, key, "must have plain names as its keys")
+		case !known:
+			d.fail(join(path, name), key, "unknown field%s", suggest(name, fieldNames(v)))
+		case seen[name]:
+			d.fail(join(path, name), key, "is given twice")
+		default:
+			d.value(join(path, name), value, field)
+		}
+		seen[name] = true
+	}
+}
+
+func (d *decoder) slice(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.SequenceNode {
+		d.fail(path, n, "must be a list")
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	for i, item := range n.Content {
+		d.value(index(path, i), item, v.Index(i))
+	}
+}
+
+func (d *decoder) string(path string, n *yaml.Node, v reflect.Value) {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+		d.fail(path, n, "must be a text")
+	case n.Tag != "!!str":
+		d.fail(path, n, "must be a text; put it in quotes")
+	case n.Value == "":
+		d.fail(path, n, "must not be empty")
+	default:
+		v.SetString(n.Value)
+	}
+}
+
+func (d *decoder) int(path string, n *yaml.Node, v reflect.Value) {
+	number, err := strconv.Atoi(n.Value)
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || err != nil {
+		d.fail(path, n, "must be a whole number")
+		return
+	}
+	v.SetInt(int64(number))
+}
+
+// text decodes a type that reads itself from text. The error of the type is the
+// detail.
+func (d *decoder) text(path string, n *yaml.Node, v encoding.TextUnmarshaler) {
+	if n.Kind != yaml.ScalarNode || n.Value == "" {
+		d.fail(path, n, "must be a text")
+		return
+	}
+	if err := v.UnmarshalText([]byte(n.Value)); err != nil {
+		d.fail(path, n, "%s", err.Error())
+	}
+}
+
+func fieldNamed(v reflect.Value, name string) (reflect.Value, bool) {
+	for i := range v.NumField() {
+		if jsonName(v.Type().Field(i)) == name {
+			return v.Field(i), true
+		}
+	}
+	return reflect.Value{}, false
+}
+
+func fieldNames(v reflect.Value) []string {
+	names := make([]string, v.NumField())
+	for i := range names {
+		names[i] = jsonName(v.Type().Field(i))
+	}
+	return names
+}
+
+func jsonName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}

@@ -1,0 +1,100 @@
+package spec
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Duration is a time span, written with its unit: 500ms, 30s, 2m.
+type Duration time.Duration
+
+// UnmarshalText reads what [time.ParseDuration] reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	span, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errText("must be a time with its unit, such as 500ms, 30s or 2m")
+	}
+	*d = Duration(span)
+	return nil
+}
+
+// MarshalText is the form of [time.Duration.String], "1m30s".
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Size is a number of bytes, written with a binary unit: 64KiB, 10MiB.
+type Size int64
+
+// UnmarshalText reads digits and one of the units B, KiB, MiB, GiB and TiB.
+func (s *Size) UnmarshalText(text []byte) error {
+	digits := strings.TrimRight(string(text), "BKMGTi")
+	var unit int64
+	switch string(text[len(digits):]) {
+	case "B":
+		unit = 1
+	case "KiB":
+		unit = 1 << 10
+	case "MiB":
+		unit = 1 << 20
+	case "GiB":
+		unit = 1 << 30
+	case "TiB":
+		unit = 1 << 40
+	default:
+		return errText("must be a size with its unit (B, KiB, MiB, GiB or TiB), such as 10MiB")
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || digits[0] == '+' || n <= 0 || n > math.MaxInt64/unit {
+		return errText("must be a size above 0 with its unit (B, KiB, MiB, GiB or TiB), such as 10MiB")
+	}
+	*s = Size(n * unit)
+	return nil
+}
+
+// MarshalText is the number of bytes, "10485760B".
+func (s Size) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%dB", int64(s)), nil }
+
+// Network is a range of IP addresses, written 10.0.0.0/8 or 2001:db8::/32, or a
+// single address.
+type Network netip.Prefix
+
+// UnmarshalText reads a network or an address.
+func (n *Network) UnmarshalText(text []byte) error {
+	const bad = errText("must be a network such as 10.0.0.0/8, or an address")
+	prefix, err := netip.ParsePrefix(string(text))
+	if err != nil {
+		addr, err := netip.ParseAddr(string(text))
+		if err != nil || addr.Zone() != "" {
+			return bad
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	network := Network(prefix).normal()
+	if !network.Prefix().IsValid() {
+		return bad
+	}
+	if prefix != prefix.Masked() {
+		return errText("has bits beyond its length; the network is " + prefix.Masked().String())
+	}
+	*n = network
+	return nil
+}
+
+// normal is n without bits beyond its length, and as IPv4 when it is a range of
+// IPv4 addresses mapped into IPv6; a mapped range that holds more is invalid.
+func (n Network) normal() Network {
+	p := netip.Prefix(n)
+	if p.Addr().Is4In6() {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return Network(p.Masked())
+}
+
+// Prefix is n as the standard library's type.
+func (n Network) Prefix() netip.Prefix { return netip.Prefix(n) }
+
+// MarshalText is the form of [netip.Prefix.String].
+func (n Network) MarshalText() ([]byte, error) { return n.Prefix().MarshalText() }
