@@ -1,0 +1,333 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/gateway"
+	"github.com/keywarden/keywarden/pkg/gateway/feed"
+	"github.com/keywarden/keywarden/pkg/httpedge"
+	"github.com/keywarden/keywarden/pkg/httpserver"
+	"github.com/keywarden/keywarden/pkg/telemetry"
+)
+
+// Options say what to run. Config, Env and Logger are required.
+type Options struct {
+	Config *config.Config
+	Env    Env
+	Logger *slog.Logger
+	Reload <-chan os.Signal // each value reads the gateway document again
+
+	KeyInDataDir bool                          // make a master key when none is configured, also for an external database
+	Prepare      func() error                  // called when the data directory is held, before the gateway document is read
+	Tasks        []func(context.Context) error // run beside the server
+	Abandon      func()                        // called when Tasks will not be run after all
+
+	// Ready is called once, when requests are served; an error ends the program.
+	Ready func(ctx context.Context, p *Platform, addr net.Addr) error
+}
+
+// Run is the program: it opens everything, serves until ctx ends, drains, and
+// closes everything in the opposite order. What was opened is closed on every
+// way out.
+func Run(ctx context.Context, o Options) (err error) {
+	var closing cleanups
+	defer func() { err = errors.Join(err, closing.run(context.WithoutCancel(ctx))) }()
+	abandon := closing.add("tasks", func(context.Context) error {
+		if o.Abandon != nil {
+			o.Abandon()
+		}
+		return nil
+	})
+
+	a := &application{Options: o, began: time.Now()}
+	if err := a.open(ctx, &closing); err != nil {
+		return err
+	}
+	abandon()
+	return a.serve(ctx)
+}
+
+// cleanups is what to close, last opened first.
+type cleanups struct{ list []cleanup }
+
+type cleanup struct {
+	name string
+	run  func(context.Context) error
+}
+
+const cleanupTimeout = 20 * time.Second
+
+// add registers a cleanup; cancel makes it do nothing.
+func (c *cleanups) add(name string, run func(context.Context) error) (cancel func()) {
+	i := len(c.list)
+	c.list = append(c.list, cleanup{name, run})
+	return func() { c.list[i].run = nil }
+}
+
+func (c *cleanups) run(ctx context.Context) error {
+	var all []error
+	for i := len(c.list) - 1; i >= 0; i-- {
+		if c.list[i].run == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+		if err := c.list[i].run(ctx); err != nil {
+			all = append(all, fmt.Errorf("close %s: %w", c.list[i].name, err))
+		}
+		cancel()
+	}
+	return errors.Join(all...)
+}
+
+// application is everything that runs.
+type application struct {
+	Options
+	began     time.Time
+	database  *Database
+	telemetry *telemetry.Telemetry
+	platform  *Platform
+	gateway   *gateway.Gateway
+	source    *feed.File // nil without a gateway document
+	server    *httpserver.Server
+	metrics   *httpserver.Server // nil unless it has a listener of its own
+	tasks     []func(context.Context) error
+	draining  atomic.Bool
+}
+
+// open builds the object graph; nothing is served yet.
+func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
+	if err := a.openTelemetry(ctx, closing); err != nil {
+		return err
+	}
+	if a.database, err = OpenDatabase(ctx, a.Config, a.Env, a.Logger); err != nil {
+		return err
+	}
+	closing.add("database", a.database.Close)
+	if a.Prepare != nil {
+		if err := a.Prepare(); err != nil {
+			return err
+		}
+	}
+	ring, err := Keyring(a.Config, a.Env, a.database.Private || a.KeyInDataDir)
+	if err != nil {
+		return err
+	}
+	schema := checkSchema
+	if a.Config.Database.MigrateOnStart {
+		schema = migrate
+	}
+	if err := schema(ctx, a.database.URL, a.Logger); err != nil {
+		return err
+	}
+	a.platform, err = OpenPlatform(ctx, a.Config, a.database.URL, ring, a.telemetry.TracerProvider(), a.Logger)
+	if err != nil {
+		return err
+	}
+	closing.add("platform", func(context.Context) error { a.platform.Close(); return nil })
+	if err := a.openGateway(closing); err != nil {
+		return err
+	}
+	if err := a.observe(); err != nil {
+		return err
+	}
+	return a.openServers(closing)
+}
+
+func (a *application) openTelemetry(ctx context.Context, closing *cleanups) (err error) {
+	t := a.Config.Telemetry
+	a.telemetry, err = telemetry.Setup(ctx, telemetry.Options{
+		ServiceName: t.ServiceName, Version: Version().Version, SampleRatio: t.TraceSampleRatio,
+		TrustIncomingTrace: t.TrustIncomingTrace, Logger: a.Logger,
+		Environ: func(name string) string { v, _ := a.Env.Lookup(name); return v },
+	})
+	if err != nil {
+		return fmt.Errorf("telemetry: %w", err)
+	}
+	closing.add("telemetry", a.telemetry.Shutdown)
+	return nil
+}
+
+// serve runs until ctx ends or something that must run ends.
+func (a *application) serve(ctx context.Context) error {
+	// The background outlives ctx until the listeners have drained: requests in
+	// flight must still hear of revocations.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, failed := errgroup.WithContext(background)
+	tasks, err := a.platform.Start(ctx, a.Logger)
+	if err != nil {
+		a.abandonTasks()
+		return err
+	}
+	for _, task := range append(append(tasks, a.tasks...), a.Tasks...) {
+		group.Go(func() error { return task(failed) })
+	}
+	for _, server := range []*httpserver.Server{a.server, a.metrics} {
+		if server != nil {
+			group.Go(server.Serve)
+		}
+	}
+	group.Go(func() error { return a.watchDatabase(failed) })
+	group.Go(func() error { return a.reloads(failed) })
+	err = a.announce(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case <-failed.Done():
+		}
+	}
+	a.drain(context.WithoutCancel(ctx))
+	stop()
+	return errors.Join(err, group.Wait())
+}
+
+// abandonTasks is for a start that fails after the tasks were taken over.
+func (a *application) abandonTasks() {
+	if a.Abandon != nil {
+		a.Abandon()
+	}
+}
+
+// announce says that requests are served.
+func (a *application) announce(ctx context.Context) error {
+	a.Logger.InfoContext(ctx, "serving", "addr", a.server.Addr().String(), "profiles", a.Config.Profiles,
+		"version", Version().Version, "start_ms", time.Since(a.began).Milliseconds())
+	if a.Ready == nil {
+		return nil
+	}
+	return a.Ready(ctx, a.platform, a.server.Addr())
+}
+
+// drain stops the listeners: not ready first, then, after the time that a load
+// balancer needs to look away, no new connections, then what is in flight gets
+// its time. The main listener goes first: how that ends is still measured.
+func (a *application) drain(ctx context.Context) {
+	a.draining.Store(true)
+	s := a.Config.Server
+	a.Logger.InfoContext(ctx, "stopping", "shutdown_delay", s.ShutdownDelay.String(), "drain_timeout", s.DrainTimeout.String())
+	for _, server := range []*httpserver.Server{a.server, a.metrics} {
+		if server == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, s.ShutdownDelay+s.DrainTimeout)
+		if err := server.Shutdown(ctx); err != nil {
+			a.Logger.WarnContext(ctx, "not everything in flight ended in time", "error", err)
+		}
+		cancel()
+	}
+}
+
+// watchDatabase ends the program when its private server is gone.
+func (a *application) watchDatabase(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.database.Died():
+		return errors.New("the private PostgreSQL ended; see its log below the data directory")
+	}
+}
+
+// reloads reads the gateway document again at each signal.
+func (a *application) reloads(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.Reload:
+			if a.source == nil {
+				a.Logger.WarnContext(ctx, "there is no gateway document to read again")
+				continue
+			}
+			a.source.Reload()
+		}
+	}
+}
+
+func (a *application) openServers(closing *cleanups) (err error) {
+	handler, err := a.handler()
+	if err != nil {
+		return err
+	}
+	s := a.Config.Server
+	main := a.listenerOptions("main", s.Addr, handler)
+	main.TLSCertFile, main.TLSKeyFile = s.TLS.CertFile, s.TLS.KeyFile
+	main.MaxConnectionsPerIP, main.Uncapped = s.MaxConnectionsPerIP, s.TrustedProxies
+	main.DrainDelay = s.ShutdownDelay
+	if a.server, err = openServer(main, closing); err != nil {
+		return err
+	}
+	if s.MetricsAddr != "" {
+		a.metrics, err = openServer(a.listenerOptions("metrics", s.MetricsAddr, a.metricsHandler()), closing)
+	}
+	return err
+}
+
+// listenerOptions are what all listeners have in common.
+func (a *application) listenerOptions(name, addr string, handler http.Handler) httpserver.Options {
+	s := a.Config.Server
+	return httpserver.Options{
+		Name: name, Addr: addr, Handler: handler, Logger: a.Logger,
+		ReadHeaderTimeout: s.ReadHeaderTimeout, IdleTimeout: s.IdleTimeout,
+		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections,
+		MeterProvider: a.telemetry.MeterProvider(),
+	}
+}
+
+// openServer opens a listener; requests wait until it serves.
+func openServer(o httpserver.Options, closing *cleanups) (*httpserver.Server, error) {
+	server, err := httpserver.New(o)
+	if err != nil {
+		return nil, err
+	}
+	closing.add(o.Name+" listener", server.Shutdown)
+	return server, server.Listen()
+}
+
+// metricsHandler serves what operators ask on a listener of its own.
+func (a *application) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.telemetry.MetricsHandler())
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func (a *application) authenticator() *access.Authenticator {
+	return access.NewAuthenticator(a.platform.KeyCheck, a.platform.Tokens, a.Config.Keys.Prefix, "keywarden")
+}
+
+// edge puts what every request passes around h, outermost first.
+func (a *application) edge(h http.Handler) (http.Handler, error) {
+	logger := a.Logger
+	if !a.Config.Log.Access {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	observe, err := httpedge.Observe(httpedge.ObserveOptions{
+		Logger: logger, MeterProvider: a.telemetry.MeterProvider(), TracerProvider: a.telemetry.TracerProvider(),
+		TrustIncomingTrace: a.Config.Telemetry.TrustIncomingTrace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h = canonical.Middleware(h)
+	h = httpedge.Recover(a.Logger)(h)
+	h = observe(h)
+	return httpedge.RequestInfo(a.Config.Server.TrustedProxies)(h), nil
+}

@@ -1,0 +1,193 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/pglocal"
+	"github.com/keywarden/keywarden/pkg/seal"
+	"github.com/keywarden/keywarden/pkg/store/postgres"
+)
+
+// Files below the data directory.
+const (
+	postgresFolder = "postgres"
+	masterKeyFile  = "master.key"
+)
+
+// Database is where the records are: an external server, or a private one that
+// this process started or found running.
+type Database struct {
+	URL     seal.Secret
+	Private bool            // one of pglocal
+	server  *pglocal.Server // nil unless this process started it
+}
+
+// OpenDatabase finds the database of the configuration for a program that
+// serves. With no URL set it starts the private server of the data directory; a
+// second program on the same directory is refused. The caller closes it.
+func OpenDatabase(ctx context.Context, cfg *config.Config, env Env, logger *slog.Logger) (*Database, error) {
+	if !cfg.Database.URL.Empty() {
+		return &Database{URL: cfg.Database.URL}, nil
+	}
+	dir, err := postgresDir(cfg, env)
+	if err != nil {
+		return nil, err
+	}
+	server, err := pglocal.Start(ctx, pglocal.Options{DataDir: dir, BinDir: cfg.Database.PostgresBin, Logger: logger})
+	if err != nil {
+		return nil, fmt.Errorf("the private PostgreSQL does not start: %w", err)
+	}
+	return &Database{URL: seal.NewSecret(server.URL()), Private: true, server: server}, nil
+}
+
+// JoinDatabase is OpenDatabase for a short command: it works beside a program
+// that serves on the same data directory, and starts the server only when there
+// is none.
+func JoinDatabase(ctx context.Context, cfg *config.Config, env Env, logger *slog.Logger) (*Database, error) {
+	if cfg.Database.URL.Empty() {
+		dir, err := postgresDir(cfg, env)
+		if err != nil {
+			return nil, err
+		}
+		if url, err := pglocal.Running(dir); err == nil {
+			return &Database{URL: seal.NewSecret(url), Private: true}, nil
+		}
+	}
+	return OpenDatabase(ctx, cfg, env, logger)
+}
+
+// postgresDir is where the private server lives.
+func postgresDir(cfg *config.Config, env Env) (string, error) {
+	dir, err := env.DataDir(cfg)
+	return filepath.Join(dir, postgresFolder), err
+}
+
+// Died is closed when a server that this process started is gone; it is nil, and
+// so never ready, when there is none.
+func (d *Database) Died() <-chan struct{} {
+	if d.server == nil {
+		return nil
+	}
+	return d.server.Done()
+}
+
+// Close stops the server, if this process started it.
+func (d *Database) Close(ctx context.Context) error {
+	if d.server == nil {
+		return nil
+	}
+	return d.server.Stop(ctx)
+}
+
+// migrate brings the schema up to date, waiting for a server that is not there
+// yet: containers start in any order.
+func migrate(ctx context.Context, url seal.Secret, logger *slog.Logger) error {
+	const patience, pause = 30 * time.Second, 500 * time.Millisecond
+	deadline := time.Now().Add(patience)
+	for attempt := 0; ; attempt++ {
+		status, err := postgres.Migrate(ctx, url, logger)
+		if err == nil {
+			logger.InfoContext(ctx, "the schema is current", "version", status.Version)
+			return nil
+		}
+		if !errors.Is(err, postgres.ErrUnavailable) || time.Now().After(deadline) {
+			return err
+		}
+		if attempt == 0 {
+			logger.WarnContext(ctx, "waiting for the database", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Keyring makes the ring of master keys. Where the configuration names none and
+// the data directory may hold it, the key is read from there, or made.
+func Keyring(cfg *config.Config, env Env, keyInDataDir bool) (*seal.Keyring, error) {
+	key := cfg.Security.MasterKey
+	if key.Empty() {
+		if !keyInDataDir {
+			return nil, errors.New("no master key: set KEYWARDEN_MASTER_KEY to the output of: keywarden keygen")
+		}
+		var err error
+		if key, err = masterKeyOf(cfg, env); err != nil {
+			return nil, err
+		}
+	}
+	return seal.ParseKeyring(key, cfg.Security.MasterKeysRetired...)
+}
+
+func masterKeyOf(cfg *config.Config, env Env) (seal.Secret, error) {
+	dir, err := env.DataDir(cfg)
+	if err != nil {
+		return seal.Secret{}, err
+	}
+	path := filepath.Join(dir, masterKeyFile)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return makeMasterKey(dir, path)
+	}
+	if err != nil {
+		return seal.Secret{}, err
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		return seal.Secret{}, fmt.Errorf("%s can be read by others; make it private with: chmod 600 %s", path, path)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return seal.Secret{}, err
+	}
+	return seal.NewSecret(string(text)), nil
+}
+
+// makeMasterKey writes a new key so that it is there wholly or not at all, and
+// that of two processes one makes it.
+func makeMasterKey(dir, path string) (seal.Secret, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must pass; the files in it are private
+		return seal.Secret{}, err
+	}
+	key := seal.NewMasterKey()
+	tmp, err := os.CreateTemp(dir, masterKeyFile+".*") // mode 0600
+	if err != nil {
+		return seal.Secret{}, err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }()
+	_, err = tmp.WriteString(key.Reveal() + "\n")
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return seal.Secret{}, err
+	}
+	if err := os.Link(tmp.Name(), path); err != nil {
+		return seal.Secret{}, fmt.Errorf("store the new master key: %w", err)
+	}
+	return key, nil
+}
+
+// checkSchema refuses a schema that is not the one this binary was made for,
+// where migrating at the start is switched off. A newer one is accepted: the
+// migrations of one version only add to what the version before needs.
+func checkSchema(ctx context.Context, url seal.Secret, logger *slog.Logger) error {
+	status, err := postgres.ReadSchemaStatus(ctx, url)
+	switch {
+	case err != nil:
+		return err
+	case status.Dirty:
+		return postgres.ErrDirtySchema
+	case status.Version < status.Latest:
+		return fmt.Errorf("the schema is at version %d and this binary needs %d; run: keywarden migrate up", status.Version, status.Latest)
+	case status.Version > status.Latest:
+		logger.WarnContext(ctx, "the schema is newer than this binary", "version", status.Version, "known", status.Latest)
+	}
+	return nil
+}

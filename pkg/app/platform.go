@@ -1,0 +1,219 @@
+// Package app is the composition root: from configuration to an object graph,
+// to a running program, to its end. It may import anything; nothing but the
+// command line imports it.
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/account"
+	"github.com/keywarden/keywarden/pkg/apikey"
+	"github.com/keywarden/keywarden/pkg/audit"
+	"github.com/keywarden/keywarden/pkg/changes"
+	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/seal"
+	"github.com/keywarden/keywarden/pkg/session"
+	"github.com/keywarden/keywarden/pkg/slowhash"
+	"github.com/keywarden/keywarden/pkg/store/postgres"
+	"github.com/keywarden/keywarden/pkg/throttle"
+)
+
+// Env is what the process gets from outside: the program never reads its
+// environment elsewhere, so that a test can start the whole of it.
+type Env struct {
+	Lookup func(name string) (string, bool)
+	IsRoot bool
+}
+
+// DataDir is the folder for local files.
+func (e Env) DataDir(cfg *config.Config) (string, error) {
+	return config.DataDir(cfg, e.Lookup, e.IsRoot)
+}
+
+// Platform is the domains over one database, without any listener. Commands such
+// as "admin create" use it as it is; the server runs on top of it.
+type Platform struct {
+	Store    *postgres.Store
+	Ring     *seal.Keyring
+	Chain    audit.Chain
+	Roles    access.Roles
+	Follower *changes.Follower
+	Accounts *account.Service
+	Sessions *session.Service
+	Signer   *session.Signer
+	Tokens   *session.Verifier
+	Keys     *apikey.Service
+	KeyCheck *apikey.Verifier
+
+	nudgeSigner chan struct{}
+}
+
+// OpenPlatform builds the domains. The schema must be current. The caller closes
+// the platform; nothing runs in the background before [Platform.Start].
+func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring *seal.Keyring, tracer trace.TracerProvider, logger *slog.Logger) (_ *Platform, err error) {
+	store, err := postgres.Open(ctx, postgres.Options{
+		URL: url, MaxConnections: int32(cfg.Database.MaxConnections),
+		ConnectTimeout: cfg.Database.ConnectTimeout, QueryTimeout: cfg.Database.QueryTimeout, Tracer: tracer,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &Platform{Store: store, Ring: ring, nudgeSigner: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			store.Close()
+		}
+	}()
+	if p.Chain, err = store.LoadChain(ctx, ring); err != nil {
+		return nil, err
+	}
+	if p.Roles, err = access.NewRoles(cfg.Accounts.UserScopes); err != nil {
+		return nil, err
+	}
+	replica, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	p.Follower = changes.NewFollower(changes.Options{
+		Log: store, Registry: store, ReplicaID: replica.String(),
+		PollInterval: cfg.Revocation.PollInterval, MaxStaleness: cfg.Revocation.MaxStaleness,
+		Logger: logger, Now: time.Now,
+	})
+	if err := p.buildAccounts(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := p.buildSessions(cfg, logger); err != nil {
+		return nil, err
+	}
+	if err := p.buildKeys(cfg, logger); err != nil {
+		return nil, err
+	}
+	p.subscribe()
+	return p, p.Signer.Refresh(ctx)
+}
+
+func (p *Platform) buildAccounts(ctx context.Context, cfg *config.Config) error {
+	concurrency := cfg.Accounts.HashConcurrency
+	if concurrency == 0 {
+		concurrency = max(1, runtime.NumCPU()/2)
+	}
+	pool, err := slowhash.New(cfg.Accounts.BcryptCost, concurrency)
+	if err != nil {
+		return err
+	}
+	hasher, err := account.NewHasher(ctx, pool)
+	if err != nil {
+		return err
+	}
+	p.Accounts = account.NewService(account.Options{
+		Store: p.Store, Hasher: hasher, Roles: p.Roles, Notify: p.Follower.Apply,
+		PasswordMinLength: cfg.Accounts.PasswordMinLength, Now: time.Now,
+	})
+	return nil
+}
+
+func (p *Platform) buildSessions(cfg *config.Config, logger *slog.Logger) (err error) {
+	p.Signer = session.NewSigner(session.TokenOptions{
+		Issuer: cfg.Tokens.Issuer, Audience: cfg.Tokens.Audience, TTL: cfg.Tokens.AccessTTL,
+		Leeway: cfg.Tokens.Leeway, Rotation: cfg.Tokens.SigningKeyRotation, Roles: p.Roles, Ring: p.Ring,
+		Keys: p.Store, Notify: p.Follower.Apply, Now: time.Now, Logger: logger,
+	})
+	var throttles session.Throttles
+	t := cfg.Throttle
+	for _, make := range []struct {
+		limiter **throttle.Limiter
+		burst   int
+		refill  time.Duration
+	}{
+		{&throttles.Account, t.AccountFailures, t.AccountRefill},
+		{&throttles.Known, t.AccountFailures, t.AccountRefill},
+		{&throttles.Address, t.AddressFailures, t.AddressRefill},
+	} {
+		if *make.limiter, err = throttle.New(make.burst, make.refill, time.Now); err != nil {
+			return err
+		}
+	}
+	p.Sessions = session.NewService(session.Options{
+		Store: p.Store, Accounts: p.Accounts, Signer: p.Signer, Throttles: throttles, Notify: p.Follower.Apply,
+		IdleTTL: cfg.Tokens.RefreshIdleTTL, TTL: cfg.Tokens.SessionTTL, Now: time.Now, Logger: logger,
+	})
+	p.Tokens, err = session.NewVerifier(session.VerifierOptions{
+		Signer: p.Signer, Store: p.Store, Fresh: p.Follower.Fresh, Roles: p.Roles,
+		Entries: cfg.Keys.CacheEntries, Timeout: cfg.Database.VerifyTimeout, Now: time.Now, Logger: logger,
+	})
+	return err
+}
+
+// keyMissBurst is how many unknown keys one address may try at once, and
+// keyMissRefill how soon it may try another. They only bound the load on the
+// database: a guess at 190 random bits needs no other limit.
+const (
+	keyMissBurst  = 200
+	keyMissRefill = 20 * time.Millisecond
+)
+
+func (p *Platform) buildKeys(cfg *config.Config, logger *slog.Logger) error {
+	peppers, err := apikey.NewPeppers(p.Ring)
+	if err != nil {
+		return err
+	}
+	pool, err := slowhash.New(cfg.Keys.BcryptCost, max(1, runtime.NumCPU()/2))
+	if err != nil {
+		return err
+	}
+	misses, err := throttle.New(keyMissBurst, keyMissRefill, time.Now)
+	if err != nil {
+		return err
+	}
+	p.Keys = apikey.NewService(apikey.Options{
+		Store: p.Store, Hasher: pool, Peppers: peppers, Ring: p.Ring, Roles: p.Roles, Notify: p.Follower.Apply,
+		Prefix: cfg.Keys.Prefix, MaxPerUser: cfg.Keys.MaxPerUser, IdempotencyTTL: cfg.Keys.IdempotencyTTL, Now: time.Now,
+	})
+	p.KeyCheck, err = apikey.NewVerifier(apikey.VerifierOptions{
+		Store: p.Store, Hasher: pool, Peppers: peppers, Roles: p.Roles, Prefix: cfg.Keys.Prefix,
+		Fresh: p.Follower.Fresh, Misses: misses, Entries: cfg.Keys.CacheEntries,
+		Timeout: cfg.Database.VerifyTimeout, Now: time.Now, Logger: logger,
+	})
+	return err
+}
+
+// subscribe lets everything that caches hear of changes.
+func (p *Platform) subscribe() {
+	p.Follower.Subscribe(p.KeyCheck.Apply, p.KeyCheck.Reset)
+	p.Follower.Subscribe(p.Tokens.Apply, p.Tokens.Reset)
+	nudge := func() {
+		select {
+		case p.nudgeSigner <- struct{}{}:
+		default:
+		}
+	}
+	p.Follower.Subscribe(func(e changes.Event) {
+		if e.Kind == changes.SigningKeysChanged {
+			nudge()
+		}
+	}, nudge)
+}
+
+// Start begins following changes and returns what must run until the end.
+func (p *Platform) Start(ctx context.Context, logger *slog.Logger) ([]func(context.Context) error, error) {
+	if err := p.Follower.Start(ctx); err != nil {
+		return nil, fmt.Errorf("follow changes: %w", err)
+	}
+	return []func(context.Context) error{
+		p.Follower.Run,
+		func(ctx context.Context) error { return p.Signer.Run(ctx, p.nudgeSigner) },
+		p.KeyCheck.Run,
+		func(ctx context.Context) error { return p.Store.RunJanitor(ctx, time.Now, logger) },
+	}, nil
+}
+
+// Close ends the connections.
+func (p *Platform) Close() { p.Store.Close() }

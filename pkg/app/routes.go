@@ -1,0 +1,109 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	_ "github.com/keywarden/keywarden/docs" // the API description, for Swagger UI
+	"github.com/keywarden/keywarden/pkg/httpapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/auditapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/authapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/keysapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/systemapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/usersapi"
+	"github.com/keywarden/keywarden/pkg/reqctx"
+	"github.com/keywarden/keywarden/pkg/throttle"
+)
+
+// handler is everything the main listener serves: the platform's own paths by
+// Gin, all others by the gateway, both behind the same edge.
+func (a *application) handler() (http.Handler, error) {
+	engine, err := a.engine()
+	if err != nil {
+		return nil, err
+	}
+	return a.edge(a.byHost(httpapi.Shielded(engine)))
+}
+
+// byHost keeps the platform's own paths to the configured hosts; every other
+// host belongs to the gateway alone.
+func (a *application) byHost(platform http.Handler) http.Handler {
+	hosts := a.Config.Server.Hosts
+	if len(hosts) == 0 {
+		return platform
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if slices.Contains(hosts, reqctx.From(r.Context()).Host) {
+			platform.ServeHTTP(w, r)
+			return
+		}
+		a.gateway.ServeHTTP(w, r)
+	})
+}
+
+// Bounds of what one user or address may do that are not worth an option.
+const (
+	deniedBurst    = 20 // audited refusals per user
+	deniedRefill   = 10 * time.Second
+	passwordBurst  = 10 // wrong current passwords per user
+	passwordRefill = time.Minute
+)
+
+// engine is the platform's own API: the one list of what is mounted.
+func (a *application) engine() (*gin.Engine, error) {
+	p, t := a.platform, a.Config.Throttle
+	denials, err1 := throttle.New(deniedBurst, deniedRefill, time.Now)
+	passwords, err2 := throttle.New(passwordBurst, passwordRefill, time.Now)
+	registrations, err3 := throttle.New(t.Registrations, t.RegistrationRefill, time.Now)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, err
+	}
+	guard := &httpapi.Guard{Auth: a.authenticator(), Record: p.Store.RecordAudit, Denials: denials, Logger: a.Logger}
+	cursors := httpapi.NewCursors(p.Ring.Derive("cursor"))
+
+	engine := httpapi.NewEngine(int64(a.Config.Server.BodyLimit), httpapi.Serve(a.gateway))
+	for _, resource := range []interface{ Mount(r gin.IRouter) }{
+		&authapi.Handler{
+			Accounts: p.Accounts, Sessions: p.Sessions, Guard: guard,
+			RegistrationOpen: a.Config.Accounts.Registration, Registrations: registrations, Passwords: passwords,
+		},
+		&usersapi.Handler{Accounts: p.Accounts, Guard: guard, Cursors: cursors, Roles: p.Roles},
+		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors, Now: time.Now},
+		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
+		&systemapi.Handler{
+			Guard: guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: p.Signer.JWKS, Metrics: a.mainMetrics(),
+		},
+	} {
+		resource.Mount(engine)
+	}
+	return engine, nil
+}
+
+// mainMetrics serves /metrics on the main listener unless it has its own.
+func (a *application) mainMetrics() http.Handler {
+	if !a.Config.Telemetry.Metrics || a.Config.Server.MetricsAddr != "" {
+		return nil
+	}
+	return a.telemetry.MetricsHandler()
+}
+
+// errStale says that cached verdicts have outlived their bound.
+var errStale = errors.New("the change log has not been read for longer than the staleness bound")
+
+// checks are the questions of readiness.
+func (a *application) checks() []systemapi.Check {
+	return []systemapi.Check{
+		{Name: "database", Ask: a.platform.Store.Ping},
+		{Name: "revocations", DataPlane: true, Ask: func(context.Context) error {
+			if !a.platform.Follower.Fresh(time.Now()) {
+				return errStale
+			}
+			return nil
+		}},
+	}
+}
