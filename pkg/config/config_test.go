@@ -452,42 +452,6 @@ func TestNearestFindsWhatWasMeant(t *testing.T) {
 	}
 }
 
-func TestDistanceCountsEdits(t *testing.T) {
-	tests := []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"abc", "", 3}, {"", "abc", 3}, {"addr", "adr", 1}, {"addr", "adrd", 1}, {"abc", "axc", 1}, {"kitten", "sitting", 3},
-	}
-	for _, tt := range tests {
-		if got := distance(tt.a, tt.b); got != tt.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-	}
-}
-
-func TestSizesAreWrittenWithABinaryUnit(t *testing.T) {
-	good := map[string]Size{"0": 0, "0B": 0, "1B": 1, "64KiB": 64 * KiB, "1MiB": MiB, "3GiB": 3 * GiB, "8388607TiB": 8388607 * TiB}
-	for text, want := range good {
-		if got, err := ParseSize(text); err != nil || got != want {
-			t.Errorf("ParseSize(%q) = %d, %v, want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{
-		"", "1", "64KB", "64kib", "64 KiB", " 1B", "1B ", "-1B", "+1B", "1.5MiB", "1_0B", "0x1B", "KiB", "B", "8388608TiB", "9223372036854775808B",
-	} {
-		if got, err := ParseSize(text); err == nil {
-			t.Errorf("ParseSize(%q) = %d, want an error", text, got)
-		}
-	}
-	forms := map[Size]string{0: "0", 1: "1B", 1025: "1025B", KiB: "1KiB", 1536 * MiB: "1536MiB", 2 * TiB: "2TiB"}
-	for size, want := range forms {
-		if got := size.String(); got != want {
-			t.Errorf("Size(%d) = %q, want %q", int64(size), got, want)
-		}
-	}
-}
-
 func TestDurationsAreWrittenShort(t *testing.T) {
 	forms := map[time.Duration]string{
 		0: "0s", 500 * time.Millisecond: "500ms", 10 * time.Second: "10s", 2 * time.Minute: "2m",
@@ -498,24 +462,6 @@ func TestDurationsAreWrittenShort(t *testing.T) {
 			t.Errorf("formatDuration(%v) = %q, want %q", d, got, want)
 		}
 	}
-}
-
-func FuzzParseSize(f *testing.F) {
-	for _, text := range []string{"0", "1B", "64KiB", "1MiB", "9TiB", "KiB", "-1B", "9223372036854775807B"} {
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		size, err := ParseSize(text)
-		if err != nil {
-			return
-		}
-		if size < 0 {
-			t.Fatalf("ParseSize(%q) = %d", text, size)
-		}
-		if again, err := ParseSize(size.String()); err != nil || again != size {
-			t.Fatalf("%q is %d, written %q, read %d, %v", text, size, size, again, err)
-		}
-	})
 }
 
 func FuzzParseDuration(f *testing.F) {

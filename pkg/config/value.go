@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/keywarden/keywarden/pkg/bytesize"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
 
@@ -65,7 +66,7 @@ func parseValue(text string, target any) (err error) {
 	case *time.Duration:
 		*p, err = parseDuration(text)
 	case *Size:
-		*p, err = ParseSize(text)
+		*p, err = bytesize.Parse(text)
 	case *netip.Prefix:
 		*p, err = parseNetwork(text)
 	default:

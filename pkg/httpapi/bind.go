@@ -7,15 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/keywarden/keywarden/pkg/nearest"
 	"github.com/keywarden/keywarden/pkg/problem"
 )
 
@@ -106,7 +109,7 @@ func (w *walker) object(t reflect.Type, path string, depth int) error {
 		case seen[name]:
 			w.note(member, "is given twice")
 		case known != nil && !isKnown:
-			w.note(member, "is not a known field")
+			w.note(member, "is not a known field"+nearest.Question(name, slices.Sorted(maps.Keys(known))))
 		}
 		seen[name] = true
 		if err := w.value(field, member, depth); err != nil {

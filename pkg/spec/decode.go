@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/keywarden/keywarden/pkg/nearest"
 )
 
 // decoder fills Go values from a tree of YAML nodes. It does so itself, rather
@@ -79,7 +81,7 @@ func (d *decoder) object(path string, n *yaml.Node, v reflect.Value) {
 		case key.Kind != yaml.ScalarNode || key.Anchor != "" || key.Style&yaml.TaggedStyle != 0:
 			d.fail(path, key, "must have plain names as its keys")
 		case !known:
-			d.fail(join(path, name), key, "unknown field%s", suggest(name, fieldNames(v)))
+			d.fail(join(path, name), key, "unknown field%s", nearest.Question(name, fieldNames(v)))
 		case seen[name]:
 			d.fail(join(path, name), key, "is given twice")
 		default:

@@ -77,8 +77,8 @@ func TestShippedDocumentIsValid(t *testing.T) {
 			t.Errorf("route %s is open", r.Name)
 		}
 	}
-	if len(doc.Services) != 2 || len(doc.Routes) != 2 {
-		t.Errorf("%d services and %d routes, want 2 of each", len(doc.Services), len(doc.Routes))
+	if len(doc.Services) != 2 || len(doc.Routes) != 3 {
+		t.Errorf("%d services and %d routes, want 2 and 3", len(doc.Services), len(doc.Routes))
 	}
 }
 

@@ -1,12 +1,10 @@
 package spec
 
 import (
-	"fmt"
-	"math"
 	"net/netip"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/bytesize"
 )
 
 // Duration is a time span, written with its unit: 500ms, 30s, 2m.
@@ -28,34 +26,18 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d)
 // Size is a number of bytes, written with a binary unit: 64KiB, 10MiB.
 type Size int64
 
-// UnmarshalText reads digits and one of the units B, KiB, MiB, GiB and TiB.
+// UnmarshalText reads what bytesize.Parse does, above 0.
 func (s *Size) UnmarshalText(text []byte) error {
-	digits := strings.TrimRight(string(text), "BKMGTi")
-	var unit int64
-	switch string(text[len(digits):]) {
-	case "B":
-		unit = 1
-	case "KiB":
-		unit = 1 << 10
-	case "MiB":
-		unit = 1 << 20
-	case "GiB":
-		unit = 1 << 30
-	case "TiB":
-		unit = 1 << 40
-	default:
-		return errText("must be a size with its unit (B, KiB, MiB, GiB or TiB), such as 10MiB")
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || digits[0] == '+' || n <= 0 || n > math.MaxInt64/unit {
+	n, err := bytesize.Parse(string(text))
+	if err != nil || n <= 0 {
 		return errText("must be a size above 0 with its unit (B, KiB, MiB, GiB or TiB), such as 10MiB")
 	}
-	*s = Size(n * unit)
+	*s = Size(n)
 	return nil
 }
 
-// MarshalText is the number of bytes, "10485760B".
-func (s Size) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%dB", int64(s)), nil }
+// MarshalText is the shortest exact form.
+func (s Size) MarshalText() ([]byte, error) { return []byte(bytesize.Size(s).String()), nil }
 
 // Network is a range of IP addresses, written 10.0.0.0/8 or 2001:db8::/32, or a
 // single address.

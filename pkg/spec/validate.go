@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/nearest"
 )
 
 // maxName bounds the names of services and routes, which become labels of
@@ -129,7 +130,7 @@ func (v *validator) serviceName(path, name string) {
 	case v.full():
 		v.fail(path, "no service has this name")
 	default:
-		v.fail(path, "no service is named %s%s", quote(name), suggest(name, v.serviceNames))
+		v.fail(path, "no service is named %s%s", quote(name), nearest.Question(name, v.serviceNames))
 	}
 }
 
