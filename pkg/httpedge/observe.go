@@ -74,9 +74,11 @@ func (o *observer) instrument(provider metric.MeterProvider) error {
 type exchange struct {
 	info   *reqctx.Info
 	start  time.Time
-	path   string // escaped, as the client sent it, before handlers rewrite it
+	path   string // escaped, as the client sent it, but for credentials, before handlers rewrite it
 	https  bool
 	method method
+
+	returned bool // the handler did; otherwise it was ended by a panic
 
 	elapsed time.Duration
 	status  int
@@ -85,7 +87,7 @@ type exchange struct {
 }
 
 func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	x := exchange{info: reqctx.From(r.Context()), path: r.URL.EscapedPath(), method: methodOf(r.Method)}
+	x := exchange{info: reqctx.From(r.Context()), path: withoutCredentials(r.URL.EscapedPath()), method: methodOf(r.Method)}
 	x.https = x.info.Scheme == "https"
 	x.start = x.info.Start
 	if x.start.IsZero() { // RequestInfo was left out
@@ -95,32 +97,14 @@ func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	r, span := o.tracing.start(r, x.method)
 	active := o.active.count(x.method, x.https)
 	active.Add(1)
-
-	returned := false
-	// Deferred, because a panic that passes through is an answer too.
-	defer func() {
-		active.Add(-1)
-		x.finish(r.Context(), res, returned)
-		o.record(r, span, &x)
-	}()
+	defer o.record(r, res, span, &x) // deferred, because what a panic leaves is an answer too
+	defer active.Add(-1)
 	next.ServeHTTP(res, r)
-	returned = true
+	x.returned = true
 }
 
-func (x *exchange) finish(ctx context.Context, res *response, returned bool) {
-	x.elapsed = time.Since(x.start)
-	x.status, x.bytes = res.final(returned), res.bytes
-	switch {
-	case returned:
-		x.outcome = completed
-	case ctx.Err() != nil:
-		x.outcome = clientGone
-	default:
-		x.outcome = aborted
-	}
-}
-
-func (o *observer) record(r *http.Request, span trace.Span, x *exchange) {
+func (o *observer) record(r *http.Request, res *response, span trace.Span, x *exchange) {
+	x.finish(r.Context(), res)
 	o.duration.Record(r.Context(), x.elapsed.Seconds(), o.series.options(seriesKey{
 		route: x.info.Route, status: x.status, method: x.method, https: x.https, proto: protocol(r), outcome: x.outcome,
 	})...)
@@ -129,4 +113,17 @@ func (o *observer) record(r *http.Request, span trace.Span, x *exchange) {
 	}
 	span.End()
 	o.log(r, x)
+}
+
+func (x *exchange) finish(ctx context.Context, res *response) {
+	x.elapsed = time.Since(x.start)
+	x.status, x.bytes = res.final(x.returned), res.bytes
+	switch {
+	case x.returned:
+		x.outcome = completed
+	case ctx.Err() != nil:
+		x.outcome = clientGone
+	default:
+		x.outcome = aborted
+	}
 }

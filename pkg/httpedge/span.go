@@ -55,7 +55,7 @@ func newTracing(provider trace.TracerProvider, trust bool) tracing {
 func (t *tracing) start(r *http.Request, m method) (*http.Request, trace.Span) {
 	ctx := r.Context()
 	if t.trust {
-		if remote := incoming(r.Header, true); remote.IsValid() {
+		if remote := incoming(ctx, r.Header, true); remote.IsValid() {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, remote)
 		}
 	}
@@ -67,7 +67,7 @@ func (t *tracing) start(r *http.Request, m method) (*http.Request, trace.Span) {
 	}
 	ctx, span := t.tracer.Start(ctx, spanMethod(m), t.kind...)
 	if !t.trust && span.IsRecording() {
-		if remote := incoming(r.Header, false); remote.IsValid() {
+		if remote := incoming(ctx, r.Header, false); remote.IsValid() {
 			span.AddLink(trace.Link{SpanContext: remote})
 		}
 	}
@@ -76,7 +76,7 @@ func (t *tracing) start(r *http.Request, m method) (*http.Request, trace.Span) {
 
 // incoming is the caller's trace context; not valid when there is none. Vendor
 // state is taken only from a caller that is trusted, baggage from nobody.
-func incoming(h http.Header, withState bool) trace.SpanContext {
+func incoming(ctx context.Context, h http.Header, withState bool) trace.SpanContext {
 	c := traceHeaders{parent: single(h, "Traceparent")}
 	if c.parent == "" {
 		return trace.SpanContext{}
@@ -87,8 +87,8 @@ func incoming(h http.Header, withState bool) trace.SpanContext {
 			c.state = ""
 		}
 	}
-	ctx := propagation.TraceContext{}.Extract(context.Background(), c)
-	return trace.SpanContextFromContext(ctx)
+	ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{}) // or headers that say nothing would give the span of ctx
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(ctx, c))
 }
 
 // single is the value of a header that was sent once and is not too long.

@@ -36,8 +36,7 @@ type connections struct {
 	overMax   atomic.Int64 // refused because of max
 	overPerIP atomic.Int64 // refused because of maxPerIP
 
-	draining   atomic.Bool
-	drainStart time.Time // set before draining is
+	draining atomic.Bool
 }
 
 func newConnections(o *Options) *connections {
@@ -55,7 +54,6 @@ func newConnections(o *Options) *connections {
 // when a cap is reached.
 func (cs *connections) admit(raw *net.TCPConn, tlsConfig *tls.Config) *conn {
 	c := &conn{TCPConn: raw, all: cs, ip: cs.countedIP(raw), gone: make(chan struct{})}
-	c.lastHeard.Store(time.Now().UnixNano())
 	c.outer = c
 	if tlsConfig != nil {
 		c.outer = tls.Server(c, tlsConfig)
@@ -181,11 +179,15 @@ type conn struct {
 	ip    netip.Addr // counted for; see countedIP
 	outer net.Conn   // what the HTTP server works on: the conn itself, or TLS around it
 
-	state     atomic.Int32 // of HTTP/1, an http.ConnState
-	http2     atomic.Bool
-	heard     atomic.Bool  // bytes have come since the last answer
-	lastHeard atomic.Int64 // Unix nanoseconds, kept up during a shutdown only
-	closing   atomic.Bool  // by closeQuiet
+	state    atomic.Int32 // of HTTP/1, an http.ConnState
+	http2    atomic.Bool
+	heard    atomic.Bool   // bytes have come since the last answer
+	activity atomic.Uint32 // changes when something happens, during a shutdown
+
+	// What the shutdown saw when it last looked; its alone.
+	seenActivity uint32
+	quietLooks   int
+	closing      bool
 
 	once sync.Once
 	gone chan struct{} // closed with the connection
@@ -214,11 +216,10 @@ func (c *conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// touch notes that something happened. Only a shutdown wants to know, so
-// reading the clock is spared otherwise.
+// touch notes that something happened, for a shutdown.
 func (c *conn) touch() {
 	if c.all.draining.Load() {
-		c.lastHeard.Store(time.Now().UnixNano())
+		c.activity.Add(1)
 	}
 }
 
@@ -238,25 +239,24 @@ func noteState(nc net.Conn, state http.ConnState) {
 	c.touch()
 }
 
-// quiet reports whether a connection of HTTP/1 may be closed during a shutdown:
-// it waits for a request and has been silent for long enough. One that was idle
-// when the shutdown began gets the same time from then on.
-func (c *conn) quiet(now time.Time) bool {
-	if c.http2.Load() || c.closing.Load() {
+// quiet is called at each tick of a shutdown. It reports whether a connection of
+// HTTP/1 may be closed: it waits for a request, and nothing has happened for
+// long enough. Time is counted in looks, not read from the clock: a process that
+// was not running must not take that for the silence of its clients.
+func (c *conn) quiet() bool {
+	if c.http2.Load() || c.closing {
 		return false
 	}
-	switch http.ConnState(c.state.Load()) {
-	case http.StateNew, http.StateIdle:
-	default:
+	state := http.ConnState(c.state.Load())
+	waiting := state == http.StateNew || state == http.StateIdle
+	if activity := c.activity.Load(); !waiting || activity != c.seenActivity {
+		c.seenActivity, c.quietLooks = activity, 0
 		return false
 	}
+	c.quietLooks++
 	grace := c.all.idleGrace
 	if c.heard.Load() { // part of a header, or of a TLS handshake
 		grace = max(grace, partialGrace)
 	}
-	since := time.Unix(0, c.lastHeard.Load())
-	if since.Before(c.all.drainStart) {
-		since = c.all.drainStart
-	}
-	return now.Sub(since) >= grace
+	return time.Duration(c.quietLooks)*drainTick >= grace
 }

@@ -43,7 +43,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 	if serving {
 		sleep(ctx, s.opts.DrainDelay)
-		s.conns.drainStart = time.Now()
 		s.conns.draining.Store(true)
 	}
 	close(s.draining)
@@ -76,8 +75,8 @@ func (s *Server) drain(ctx context.Context, ln *listener) {
 			acceptDone = nil
 			goAwayAt = time.Now().Add(s.opts.IdleGrace)
 		case <-tick.C:
+			s.closeQuiet()
 		}
-		s.closeQuiet()
 		if acceptDone != nil {
 			continue
 		}
@@ -100,9 +99,8 @@ func (s *Server) goAway(ctx context.Context) {
 
 // closeQuiet closes the connections on which nothing is going on.
 func (s *Server) closeQuiet() {
-	now := time.Now()
-	for _, c := range s.conns.list(func(c *conn) bool { return c.quiet(now) }) {
-		c.closing.Store(true)
+	for _, c := range s.conns.list((*conn).quiet) {
+		c.closing = true
 		if c.outer == c {
 			_ = c.Close()
 			continue

@@ -60,10 +60,10 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // stop makes Accept take what is waiting and then close the listener.
 func (l *listener) stop() {
-	l.holdOff()
 	now := time.Now()
 	l.stopUntil = now.Add(backlogLimit)
-	l.stopping.Store(true)
+	l.stopping.Store(true) // first: what is accepted from now on has to be released
+	l.holdOff()
 	_ = l.SetDeadline(l.nextDeadline(now)) // for an Accept that is waiting already
 }
 
