@@ -157,9 +157,20 @@ func (a *application) openTelemetry(ctx context.Context, closing *cleanups) (err
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
-	closing.add("telemetry", a.telemetry.Shutdown)
+	closing.add("telemetry", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+		defer cancel()
+		if err := a.telemetry.Shutdown(ctx); err != nil {
+			// A collector that is away is no failure of this program.
+			a.Logger.WarnContext(ctx, "the last traces could not be sent", "error", err)
+		}
+		return nil
+	})
 	return nil
 }
+
+// flushTimeout is how long the end waits for a collector to take the last traces.
+const flushTimeout = 5 * time.Second
 
 // serve runs until ctx ends or something that must run ends.
 func (a *application) serve(ctx context.Context) error {
@@ -178,7 +189,7 @@ func (a *application) serve(ctx context.Context) error {
 	}
 	for _, server := range []*httpserver.Server{a.server, a.metrics} {
 		if server != nil {
-			group.Go(server.Serve)
+			group.Go(func() error { return serveUntilShutdown(server) })
 		}
 	}
 	group.Go(func() error { return a.watchDatabase(failed) })
@@ -193,6 +204,14 @@ func (a *application) serve(ctx context.Context) error {
 	a.drain(context.WithoutCancel(ctx))
 	stop()
 	return errors.Join(err, group.Wait())
+}
+
+// serveUntilShutdown ends well, too, when the shutdown was faster.
+func serveUntilShutdown(server *httpserver.Server) error {
+	if err := server.Serve(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // abandonTasks is for a start that fails after the tasks were taken over.
@@ -267,6 +286,9 @@ func (a *application) openServers(closing *cleanups) (err error) {
 	main.TLSCertFile, main.TLSKeyFile = s.TLS.CertFile, s.TLS.KeyFile
 	main.MaxConnectionsPerIP, main.Uncapped = s.MaxConnectionsPerIP, s.TrustedProxies
 	main.DrainDelay = s.ShutdownDelay
+	if s.TLS.CertFile != "" {
+		main.DrainGrace = drainGrace
+	}
 	if a.server, err = openServer(main, closing); err != nil {
 		return err
 	}
@@ -275,6 +297,10 @@ func (a *application) openServers(closing *cleanups) (err error) {
 	}
 	return err
 }
+
+// drainGrace lets clients with HTTP/2 connections find another one: a request that
+// meets GOAWAY on its way has to be sent again somewhere.
+const drainGrace = time.Second
 
 // listenerOptions are what all listeners have in common.
 func (a *application) listenerOptions(name, addr string, handler http.Handler) httpserver.Options {
@@ -313,11 +339,28 @@ func (a *application) authenticator() *access.Authenticator {
 	return access.NewAuthenticator(a.platform.KeyCheck, a.platform.Tokens, a.Config.Keys.Prefix, "keywarden")
 }
 
+// onlyErrors passes on what went wrong: without an access log, too, the causes of
+// answers with status 500 and more must be found somewhere.
+type onlyErrors struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (h onlyErrors) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelError && h.Handler.Enabled(ctx, level)
+}
+
+// WithAttrs implements slog.Handler.
+func (h onlyErrors) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return onlyErrors{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h onlyErrors) WithGroup(name string) slog.Handler { return onlyErrors{h.Handler.WithGroup(name)} }
+
 // edge puts what every request passes around h, outermost first.
 func (a *application) edge(h http.Handler) (http.Handler, error) {
 	logger := a.Logger
 	if !a.Config.Log.Access {
-		logger = slog.New(slog.DiscardHandler)
+		logger = slog.New(onlyErrors{a.Logger.Handler()})
 	}
 	observe, err := httpedge.Observe(httpedge.ObserveOptions{
 		Logger: logger, MeterProvider: a.telemetry.MeterProvider(), TracerProvider: a.telemetry.TracerProvider(),
