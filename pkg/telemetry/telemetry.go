@@ -6,9 +6,12 @@
 package telemetry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"time"
@@ -86,6 +89,7 @@ func Setup(ctx context.Context, o Options) (*Telemetry, error) {
 		return nil, err
 	}
 	takeSDKErrors(o.Logger)
+	takeStandardLog(o.Logger)
 	t := &Telemetry{registry: prometheus.NewRegistry(), logger: o.Logger}
 	if err := t.startMetrics(res); err != nil {
 		return nil, err
@@ -124,6 +128,27 @@ func takeSDKErrors(logger *slog.Logger) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		logger.Warn("telemetry failed", slog.Any("err", err))
 	}))
+}
+
+// takeStandardLog sends to logger what libraries print by package log. net/http's
+// client does so about a backend that sends what nobody asked for, and quotes it;
+// without this call the lines go to stderr past every rule of the log. What is
+// quoted is left out: it is somebody's data. The last Setup of a process wins.
+func takeStandardLog(logger *slog.Logger) {
+	log.SetFlags(0) // the record has its own time
+	log.SetOutput(unquoted{slog.NewLogLogger(logger.Handler(), slog.LevelWarn).Writer()})
+}
+
+// unquoted writes a line up to its first quotation mark.
+type unquoted struct{ io.Writer }
+
+// Write implements [io.Writer].
+func (u unquoted) Write(line []byte) (int, error) {
+	said, _, _ := bytes.Cut(line, []byte{'"'})
+	if _, err := u.Writer.Write(said); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }
 
 func (t *Telemetry) startMetrics(res *resource.Resource) error {
