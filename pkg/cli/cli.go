@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -35,28 +36,54 @@ type System struct {
 
 // Exit codes.
 const (
-	exitOK       = 0
-	exitFailure  = 1 // it ran and failed, or a check found something
-	exitUsage    = 2 // the command line or the configuration is wrong
-	configEnvVar = "KEYWARDEN_CONFIG"
+	exitOK          = 0
+	exitFailure     = 1   // it ran and failed, or a check found something
+	exitUsage       = 2   // the command line or the configuration is wrong
+	exitInterrupted = 130 // a second signal cut an orderly end short
 )
+
+// configEnvVar names the configuration file.
+const configEnvVar = "KEYWARDEN_CONFIG"
 
 // usageError is a mistake in how the program was called.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// sameSignal is how long a repeated signal counts as the first one: some
+// supervisors, such as timeout(1), send it to the process and to its group.
+const sameSignal = 500 * time.Millisecond
+
 // Execute is [Main] under the signals of the process: the first interrupt or
-// SIGTERM ends what runs, in order, the second one ends the process at once, and
+// SIGTERM ends what runs, in order, a later one ends the process at once, and
 // SIGHUP is sys.Reload.
 func Execute(sys System) int {
-	ctx, restore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer restore()
-	defer context.AfterFunc(ctx, restore)()
-	reload := make(chan os.Signal, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	end, reload, done := make(chan os.Signal, 1), make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(end, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(end)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	sys.Reload = reload
+	defer close(done)
+	go func() {
+		var first time.Time
+		for {
+			select {
+			case <-done:
+				return
+			case <-end:
+			}
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				cancel()
+			case time.Since(first) > sameSignal:
+				os.Exit(exitInterrupted)
+			}
+		}
+	}()
 	return Main(ctx, sys)
 }
 

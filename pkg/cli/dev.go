@@ -83,7 +83,7 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 				return err
 			}
 			return c.welcome(welcome{
-				BaseURL: baseURL(addr), AdminEmail: credentials.AdminEmail,
+				BaseURL: baseURL(addr, cfg.Server.TLS.CertFile != ""), AdminEmail: credentials.AdminEmail,
 				AdminPassword: credentials.AdminPassword.Reveal(), APIKey: credentials.APIKey.Reveal(),
 				users: demo.UsersAddr, products: demo.ProductsAddr, dir: dir, document: cfg.Gateway.File, first: credentials.First,
 			})
@@ -92,15 +92,19 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 }
 
 // baseURL is where a browser on this machine reaches the listener.
-func baseURL(addr net.Addr) string {
+func baseURL(addr net.Addr, encrypted bool) string {
+	scheme := "http://"
+	if encrypted {
+		scheme = "https://"
+	}
 	host, port, err := net.SplitHostPort(addr.String())
 	if err != nil {
-		return "http://" + addr.String()
+		return scheme + addr.String()
 	}
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() || ip.IsLoopback() && ip.To4() != nil {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // welcome is what dev prints, once, when everything runs.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/app/apptest"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
+	"github.com/keywarden/keywarden/pkg/seal"
 )
 
 // trial is "keywarden dev", ready, with what it printed.
@@ -73,28 +74,16 @@ func (d *trial) works(tb testing.TB) {
 	d.Want(tb, http.StatusOK, http.MethodGet, "/swagger/index.html", nil)
 }
 
-// clusterDir is a data directory with an empty cluster to copy, once there is
-// one: making it is the costly part of a first start. The end of the tests
-// deletes it.
-var clusterDir string
-
 // dirWithCluster is a data directory whose PostgreSQL has been started before,
-// but nothing else.
+// but nothing else: making a cluster is the costly part of a first start.
 func dirWithCluster(tb testing.TB) string {
 	tb.Helper()
-	if clusterDir == "" {
-		dir, err := os.MkdirTemp("", "keywarden-cli-")
-		if err != nil {
-			tb.Fatal(err)
-		}
-		clusterDir = dir
-		if err := os.Chmod(dir, 0o755); err != nil {
-			tb.Fatal(err)
-		}
-		keywarden(tb, "migrate", "version", "--set", "data.dir="+dir).want(0)
+	whole := filepath.Join(sharedDir(tb), "cluster")
+	if _, err := os.Stat(whole); err != nil {
+		keywarden(tb, "migrate", "version", "--set", "data.dir="+whole).want(0)
 	}
 	dir := openDir(tb)
-	if out, err := exec.Command("cp", "-a", clusterDir+"/.", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-a", whole+"/.", dir).CombinedOutput(); err != nil {
 		tb.Fatalf("%v: %s", err, out)
 	}
 	return dir
@@ -224,7 +213,7 @@ func TestDevRunsForAnOrdinaryUser(t *testing.T) {
 // copyProgram copies the test binary to where others may run it.
 func copyProgram(t *testing.T, path string) {
 	t.Helper()
-	from, err := os.Open(self(t))
+	from, err := os.Open(binary(t, false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,6 +257,16 @@ func TestDevGoesOnAfterAFirstStartThatWasKilled(t *testing.T) {
 	d := dev(t, invocation{}, dir)
 	d.works(t)
 	d.stop()
+}
+
+func TestDevThatIsInterruptedInItsFirstStartLeavesNoProcess(t *testing.T) {
+	dir := openDir(t)
+	p := start(t, invocation{args: []string{"dev", "--addr", "127.0.0.1:0", "--data-dir", dir}})
+	apptest.Eventually(t, "PostgreSQL works on the directory", func() bool { return len(processesOf(t, dir)) > 1 })
+	if code := p.interrupt(); code == 0 || strings.Count(p.stderr.String(), "\n") != 1 {
+		t.Errorf("exit code %d, standard error %q, want a failure and one line", code, p.stderr)
+	}
+	gone(t, dir)
 }
 
 func TestDevTakesOtherPortsForItsBackends(t *testing.T) {
@@ -388,19 +387,15 @@ func TestShortCommandsWorkBesideDev(t *testing.T) {
 	d.stop()
 }
 
-// Nothing but the program's own processes may go when it does; this one looks at
-// a request that is served while the signal comes twice.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer slow.Close()
-	dir := openDir(t)
+	dir := dirWithCluster(t)
 	document := writeFile(t, filepath.Join(dir, "slow.yaml"), fmt.Sprintf(`version: 1
 services: [{name: slow, url: %q}]
 routes: [{name: slow, match: {path: {prefix: /slow}}, service: slow}]
 `, slow.URL))
-	in := externalDatabase(t)
-	in.env = append(in.env, "GATEWAY_CONFIG="+document)
-	d := dev(t, in, dir, "--verbose")
+	d := dev(t, invocation{env: []string{"GATEWAY_CONFIG=" + document}}, dir, "--verbose")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() { _, _, _ = get(ctx, d.URL+"/slow", d.key.Auth()...) }()
@@ -410,9 +405,45 @@ routes: [{name: slow, match: {path: {prefix: /slow}}, service: slow}]
 	})
 	d.signal(syscall.SIGINT)
 	d.line(d.stderr, "record of stopping", func(line string) bool { return strings.Contains(line, "msg=stopping") })
-	d.signal(syscall.SIGINT)
-	if code := d.wait(); code != -1 {
-		t.Errorf("exit code %d, want the end by the signal", code)
+	// Who means it repeats it: one that follows at once is the same one.
+	apptest.Eventually(t, "the program ended", func() bool {
+		d.signal(syscall.SIGINT)
+		select {
+		case <-d.ended:
+			return true
+		case <-time.After(50 * time.Millisecond):
+			return false
+		}
+	})
+	if code := d.wait(); code != 130 {
+		t.Errorf("exit code %d, want 130", code)
+	}
+	if strings.Contains(d.stderr.String(), "msg=stopped") {
+		t.Error("the request in flight was waited for")
 	}
 	gone(t, dir)
+}
+
+func TestTheSameSignalTwiceIsOne(t *testing.T) {
+	b := backend(t)
+	s := serve(t, serving(pgtest.New(t), seal.NewMasterKey(), "gateway.file="+behind(t, b.URL)))
+	key := s.Key(t, s.User(t), nil)
+	answer := make(chan string, 1)
+	go func() {
+		_, body, err := get(t.Context(), s.URL+"/b/slow", key.Auth()...)
+		answer <- fmt.Sprint(body, err)
+	}()
+	apptest.Eventually(t, "the request is in flight", func() bool {
+		_, body, err := get(t.Context(), s.URL+"/metrics")
+		return err == nil && regexp.MustCompile(`(?m)^http_server_active_requests\S* 2$`).MatchString(body)
+	})
+	for range 3 {
+		s.signal(syscall.SIGTERM)
+	}
+	if got := <-answer; !strings.HasSuffix(got, "end\n<nil>") {
+		t.Errorf("the request in flight got %q", got)
+	}
+	if code := s.wait(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
 }

@@ -46,8 +46,8 @@ type tests struct{ *testing.M }
 func (t tests) Run() int {
 	code := t.M.Run()
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	if clusterDir != "" {
-		_ = os.RemoveAll(clusterDir)
+	if shared != "" {
+		_ = os.RemoveAll(shared)
 	}
 	return code
 }
@@ -64,7 +64,8 @@ type invocation struct {
 	args   []string
 	env    []string // "NAME=value", on top of PATH
 	stdin  string
-	path   string              // of the test binary; itself when empty
+	path   string              // of the program; the test binary or a build of it when empty
+	race   bool                // with the race detector, when the test has it
 	user   *syscall.Credential // as whom; as the test when nil
 	dir    string
 	noPath bool // without PATH
@@ -84,7 +85,7 @@ type program struct {
 func start(tb testing.TB, in invocation) *program {
 	tb.Helper()
 	if in.path == "" {
-		in.path = self(tb)
+		in.path = binary(tb, in.race)
 	}
 	p := &program{tb: tb, cmd: exec.Command(in.path, in.args...), stdout: newOutput(), stderr: newOutput(), ended: make(chan struct{})}
 	p.cmd.Env = append([]string{asProgram + "=1"}, in.env...)
@@ -109,13 +110,47 @@ func start(tb testing.TB, in invocation) *program {
 	return p
 }
 
-func self(tb testing.TB) string {
+// built is the program without the race detector, once it was built.
+var built string
+
+// binary is what runs as the program: the test binary, which becomes it in
+// TestMain. The race detector makes each password hash take ten times as long
+// and each start several times, so under it most tests use a build without.
+func binary(tb testing.TB, race bool) string {
 	tb.Helper()
-	path, err := os.Executable()
-	if err != nil {
-		tb.Fatal(err)
+	if !raceEnabled || race {
+		path, err := os.Executable()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return path
 	}
-	return path
+	if built == "" {
+		path := filepath.Join(sharedDir(tb), "keywarden")
+		if out, err := exec.Command("go", "build", "-o", path, "../../cmd/keywarden").CombinedOutput(); err != nil {
+			tb.Fatalf("build the program: %v\n%s", err, out)
+		}
+		built = path
+	}
+	return built
+}
+
+// shared is a directory for what tests share. The end of all tests deletes it.
+var shared string
+
+func sharedDir(tb testing.TB) string {
+	tb.Helper()
+	if shared == "" {
+		dir, err := os.MkdirTemp("", "keywarden-cli-")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		shared = dir
+		if err := os.Chmod(dir, 0o755); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return shared
 }
 
 func (p *program) cleanUp() {
@@ -127,7 +162,7 @@ func (p *program) cleanUp() {
 	if strings.Contains(p.stderr.String(), "DATA RACE") {
 		p.tb.Errorf("a data race in the program:\n%s", p.stderr)
 	}
-	if p.tb.Failed() {
+	if p.tb.Failed() && p.stdout.String()+p.stderr.String() != "" {
 		p.tb.Logf("%s ended with %d\nstdout:\n%s\nstderr:\n%s", strings.Join(p.cmd.Args[1:], " "), p.cmd.ProcessState.ExitCode(),
 			p.stdout.tail(), p.stderr.tail())
 	}
@@ -327,6 +362,7 @@ func serving(databaseURL string, master seal.Secret, set ...string) invocation {
 	set = append([]string{
 		"server.addr=127.0.0.1:0", "accounts.bcrypt_cost=10", "keys.bcrypt_cost=4",
 		"throttle.registrations=10000", "throttle.address_failures=10000", "log.access=false",
+		"database.verify_timeout=5s", // a machine that tests keep busy is no outage
 	}, set...)
 	for _, option := range set {
 		in.args = append(in.args, "--set", option)

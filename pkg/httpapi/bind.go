@@ -98,6 +98,9 @@ func (w *walker) object(t reflect.Type, path string, depth int) error {
 	known := membersOf(t)
 	seen := map[string]bool{}
 	for w.dec.More() {
+		if len(w.fields) == maxNotes {
+			return problem.ErrInvalid.WithFields(w.fields) // enough to begin with
+		}
 		token, err := w.dec.Token()
 		if err != nil {
 			return syntaxProblem(err)
@@ -148,9 +151,7 @@ func (w *walker) value(t reflect.Type, path string, depth int) error {
 const maxNotes = 20
 
 func (w *walker) note(field, detail string) {
-	if len(w.fields) < maxNotes {
-		w.fields = append(w.fields, problem.Field{Field: clipName(field), Detail: detail})
-	}
+	w.fields = append(w.fields, problem.Field{Field: clipName(field), Detail: detail})
 }
 
 // clipName keeps a hostile member name from filling the answer.
@@ -255,7 +256,8 @@ func (o *Optional[T]) UnmarshalJSON(b []byte) error {
 func ParseTime(field, text string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return time.Time{}, problem.ErrInvalid.WithField(field, "must be a time such as 2030-01-31T12:00:00Z").With(err)
+		// Without the cause, which repeats what was typed: that is not for the log.
+		return time.Time{}, problem.ErrInvalid.WithField(field, "must be a time such as 2030-01-31T12:00:00Z")
 	}
 	return t, nil
 }

@@ -57,20 +57,22 @@ func TestWithMethodsLeaveTheOriginalUnchanged(t *testing.T) {
 }
 
 func TestFieldsAreNotSharedWithTheirGiver(t *testing.T) {
-	given := make([]problem.Field, 1, 8)
-	given[0] = problem.Field{Field: "name", Detail: "is required"}
+	given := []problem.Field{{Field: "name", Detail: "is required"}}
 	e := problem.ErrInvalid.WithFields(given)
-	a, b := e.WithField("a", "1"), e.WithField("b", "2")
+	three := e.WithField("x", "1").WithField("y", "2") // a slice with room behind it
+	a, b := three.WithField("a", "3"), three.WithField("b", "3")
 	given[0].Field = "changed"
 	e.Document("").Errors[0].Field = "changed too"
 
+	first := []problem.Field{{Field: "name", Detail: "is required"}, {Field: "x", Detail: "1"}, {Field: "y", Detail: "2"}}
 	for _, got := range []struct {
 		e    *problem.Error
 		want []problem.Field
 	}{
-		{e, []problem.Field{{Field: "name", Detail: "is required"}}},
-		{a, []problem.Field{{Field: "name", Detail: "is required"}, {Field: "a", Detail: "1"}}},
-		{b, []problem.Field{{Field: "name", Detail: "is required"}, {Field: "b", Detail: "2"}}},
+		{e, first[:1]},
+		{three, first},
+		{a, append(first[:3:3], problem.Field{Field: "a", Detail: "3"})},
+		{b, append(first[:3:3], problem.Field{Field: "b", Detail: "3"})},
 	} {
 		if diff := cmp.Diff(got.want, got.e.Fields); diff != "" {
 			t.Errorf("fields (-want +got):\n%s", diff)

@@ -3,7 +3,9 @@ package session
 import (
 	"context"
 	"crypto/sha256"
+	"hash"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -24,6 +26,7 @@ type Verifier struct {
 	now      func() time.Time
 	logger   *slog.Logger
 	tokens   *otter.Cache[[sha256.Size]byte, checked]
+	hashes   sync.Pool // of *hashState
 	sessions *verdict.Cache[*standing]
 }
 
@@ -69,7 +72,7 @@ func NewVerifier(o VerifierOptions) (*Verifier, error) {
 	}
 	return &Verifier{
 		signer: o.Signer, store: o.Store, fresh: o.Fresh, roles: o.Roles, now: o.Now, logger: o.Logger,
-		tokens: tokens, sessions: sessions,
+		tokens: tokens, hashes: sync.Pool{New: func() any { return &hashState{hash: sha256.New()} }}, sessions: sessions,
 	}, nil
 }
 
@@ -98,7 +101,7 @@ func (v *Verifier) VerifyToken(ctx context.Context, token string) (*access.Princ
 // check returns the facts of a token, by the cache of good ones if it is there.
 // The whole token is the key: no part of a signature is left out.
 func (v *Verifier) check(token string, now time.Time) (checked, error) {
-	sum := sha256.Sum256([]byte(token))
+	sum := v.sum(token)
 	facts, ok := v.tokens.GetIfPresent(sum)
 	if !ok {
 		c, err := v.signer.parse(token)
@@ -113,6 +116,26 @@ func (v *Verifier) check(token string, now time.Time) (checked, error) {
 		return checked{}, access.ErrToken
 	}
 	return facts, nil
+}
+
+// hashState is a hash with room for its input and output, so that a warm check
+// allocates nothing.
+type hashState struct {
+	hash hash.Hash
+	in   [maxTokenBytes]byte
+	out  [sha256.Size]byte
+}
+
+// sum is the SHA-256 of token, which must be at most maxTokenBytes long.
+func (v *Verifier) sum(token string) [sha256.Size]byte {
+	h := v.hashes.Get().(*hashState) //nolint:forcetypeassert // the pool holds nothing else
+	defer v.hashes.Put(h)
+	h.hash.Reset()
+	n := copy(h.in[:], token)
+	h.hash.Write(h.in[:n])
+	h.hash.Sum(h.out[:0])
+	clear(h.in[:n])
+	return h.out
 }
 
 // standing returns the session's standing. What is cached holds as long as the

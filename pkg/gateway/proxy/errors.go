@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
@@ -61,9 +62,22 @@ func (s *Service) handleError(w http.ResponseWriter, out *http.Request, err erro
 		w.WriteHeader(StatusClientGone)
 		return
 	}
+	if p.Code == ErrUpstreamInvalid.Code {
+		x.info.Err = withoutQuotation(err)
+	}
 	x.info.Code = p.Code
 	x.record(0, p.Code)
 	p.Write(w, x.info.ID)
+}
+
+// withoutQuotation cuts from an error of net/http what it quotes of the service's
+// answer, which is not for the log: it may hold anything, the request included.
+func withoutQuotation(err error) error {
+	text, _, quoted := strings.Cut(err.Error(), `"`)
+	if !quoted {
+		return err
+	}
+	return errors.New(strings.TrimRight(text, " :"))
 }
 
 // classify turns an error of the exchange into what the client is told; nil means
