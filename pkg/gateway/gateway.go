@@ -49,6 +49,10 @@ type Options struct {
 	// bytes; 0 means no bound.
 	BodyLimit int64
 
+	// Issuer is the "iss" of this platform's access tokens, which no service gets to
+	// see; empty, they are not recognised on routes that do not authenticate.
+	Issuer string
+
 	// Meter, Tracer and Propagator are OpenTelemetry's; absent, nothing is measured,
 	// traced or propagated.
 	Meter      metric.Meter
@@ -93,7 +97,9 @@ func New(o Options) (*Gateway, error) {
 	if o.Propagator == nil {
 		o.Propagator = propagation.NewCompositeTextMapPropagator()
 	}
-	p, err := proxy.New(proxy.Options{Logger: o.Logger, Meter: o.Meter, Tracer: o.Tracer, Propagator: o.Propagator})
+	p, err := proxy.New(proxy.Options{
+		Logger: o.Logger, Meter: o.Meter, Tracer: o.Tracer, Propagator: o.Propagator, Issuer: o.Issuer,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}

@@ -227,13 +227,27 @@ func TestAccessLogKnowsTheCaller(t *testing.T) {
 	d.apply(`
 version: 1
 services: [{name: a, url: "%s"}]
-routes: [{name: r, service: a, auth: {methods: [key]}}]`, named(t, "a"))
+routes: [{name: r, service: a}]`, named(t, "a"))
 	d.call("GET", "x", "/", key, nil)
 	if info := d.info(); info.Subject != "user-1" || info.KeyID != "key-1" || info.Route != "r" || info.Service != "a" || info.Code != "" {
 		t.Errorf("info %+v", info)
 	}
-	if got := access.Methods(d.auth.accept.Load()); got != access.MethodKey {
-		t.Errorf("accepted methods %b", got)
+}
+
+func TestRouteAcceptsTheMethodsItNames(t *testing.T) {
+	d := newDoor(t, 0)
+	service := named(t, "a")
+	for list, want := range map[string]access.Methods{
+		"[key]": access.MethodKey, "[jwt]": access.MethodToken, "[key, jwt]": access.AnyMethod,
+	} {
+		d.apply(`
+version: 1
+services: [{name: a, url: "%s"}]
+routes: [{name: r, service: a, auth: {methods: %s}}]`, service, list)
+		d.call("GET", "x", "/", key, nil)
+		if got := access.Methods(d.auth.accept.Load()); got != want {
+			t.Errorf("%s: accepted methods %b, want %b", list, got, want)
+		}
 	}
 }
 
@@ -334,10 +348,17 @@ routes: [{name: r, match: {path: {prefix: %s}}, service: a, auth: {mode: none}}]
 		t.Errorf("state %+v", before)
 	}
 
-	bad := parse(t, fmt.Sprintf(text, a, "/second"))
-	bad.Routes = append(bad.Routes, bad.Routes[0]) // same name, same match
-	if err := d.gateway.Apply(bad); err == nil {
-		t.Fatal("an ambiguous document was applied")
+	for name, change := range map[string]func(*spec.Document){
+		"of another version":    func(doc *spec.Document) { doc.Version = 2 },
+		"ambiguous":             func(doc *spec.Document) { doc.Routes = append(doc.Routes, doc.Routes[0]) },
+		"without defaults":      func(doc *spec.Document) { doc.Routes[0].Auth = spec.Auth{} },
+		"with a dangling route": func(doc *spec.Document) { doc.Routes[0].Service = "b" },
+	} {
+		bad := parse(t, fmt.Sprintf(text, a, "/second"))
+		change(&bad)
+		if err := d.gateway.Apply(bad); err == nil {
+			t.Fatalf("a document %s was applied", name)
+		}
 	}
 	if resp, _ := d.call("GET", "x", "/first", nil, nil); resp.StatusCode != 200 {
 		t.Errorf("the previous document is gone: %d", resp.StatusCode)

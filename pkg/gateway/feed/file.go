@@ -137,7 +137,7 @@ func (f *File) bytes() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the gateway document: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	data, err := io.ReadAll(io.LimitReader(file, spec.MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the gateway document: %w", err)

@@ -215,6 +215,23 @@ func TestRunFollowsALinkElsewhere(t *testing.T) {
 	_, to, _ := start(t, path, true)
 	write(t, filepath.Join(there, "real.yaml"), document("second"))
 	eventually(t, "second document", to.is("second"))
+
+	elsewhere := t.TempDir()
+	write(t, filepath.Join(elsewhere, "real.yaml"), document("third"))
+	replaceLink(t, path, filepath.Join(elsewhere, "real.yaml"))
+	eventually(t, "third document", to.is("third"))
+	write(t, filepath.Join(elsewhere, "real.yaml"), document("fourth"))
+	eventually(t, "fourth document", to.is("fourth"))
+}
+
+func replaceLink(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Symlink(to, from+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(from+".new", from); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestInvalidDocumentIsReportedAndThePreviousOneGoesOn(t *testing.T) {
@@ -302,17 +319,9 @@ func TestPollingFindsWhatNobodyNotified(t *testing.T) {
 	files, middle, here := t.TempDir(), t.TempDir(), t.TempDir()
 	write(t, filepath.Join(files, "1.yaml"), document("first"))
 	write(t, filepath.Join(files, "2.yaml"), document("second"))
-	link := func(from, to string) {
-		if err := os.Symlink(to, from+".new"); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(from+".new", from); err != nil {
-			t.Fatal(err)
-		}
-	}
 	halfway, path := filepath.Join(middle, "link.yaml"), filepath.Join(here, "gateway.yaml")
-	link(halfway, filepath.Join(files, "1.yaml"))
-	link(path, halfway)
+	replaceLink(t, halfway, filepath.Join(files, "1.yaml"))
+	replaceLink(t, path, halfway)
 	to := &target{}
 	f := NewFile(path, true, to, slog.New(slog.DiscardHandler))
 	f.poll = 10 * time.Millisecond
@@ -320,6 +329,6 @@ func TestPollingFindsWhatNobodyNotified(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, f)
-	link(halfway, filepath.Join(files, "2.yaml"))
+	replaceLink(t, halfway, filepath.Join(files, "2.yaml"))
 	eventually(t, "second document", to.is("second"))
 }

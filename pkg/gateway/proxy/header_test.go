@@ -137,6 +137,12 @@ func TestRequestTrailersStay(t *testing.T) {
 	}
 }
 
+// Access tokens by their form, of "keywarden" and of "elsewhere".
+const (
+	ourToken   = "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJpc3MiOiJrZXl3YXJkZW4iLCJzdWIiOiJ1In0.c2lnbmF0dXJl"
+	theirToken = "eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.eyJpc3MiOiJlbHNld2hlcmUiLCJzdWIiOiJ1In0.c2lnbmF0dXJl"
+)
+
 func TestCredentialsStay(t *testing.T) {
 	for _, c := range []struct {
 		name          string
@@ -153,12 +159,22 @@ func TestCredentialsStay(t *testing.T) {
 		{"test key with another prefix", false, "Authorization: bearer acme_test_" + key[8:], false},
 		{"key that lost its end", false, "Authorization: Bearer " + key[:len(key)-3], false},
 		{"underscore spelling", false, "X_API_Key: " + key, false},
+		{"key in a list", false, "Authorization: Bearer " + key + ", Bearer other", false},
+		{"key as a parameter", false, `Authorization: Key id="` + key + `", realm="x"`, false},
+		{"our token on an open route", false, "Authorization: Bearer " + ourToken, false},
+		{"our token without scheme", false, "Authorization: " + ourToken, false},
+		{"our token in a list", false, `Authorization: Basic eA==, Bearer token="` + ourToken + `"`, false},
+		{"another issuer's token", false, "Authorization: Bearer " + theirToken, true},
+		{"long run that is no key", false, "Authorization: Bearer sk_live_" + strings.Repeat("a1B2", 25), true},
 		{"the service's own scheme", false, "Authorization: Basic dXNlcjpwYXNz", true},
 		{"the service's own token", false, "Authorization: Bearer eyJ.a_b-c.d", true},
 		{"another platform's key", false, "Authorization: Bearer sk_live_51Habcdefghijklmnopqrst", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := setup{route: proxy.RouteConfig{Authenticated: c.authenticated}}
+			s := setup{
+				route:   proxy.RouteConfig{Authenticated: c.authenticated},
+				options: func(o *proxy.Options) { o.Issuer = "keywarden" },
+			}
 			if c.authenticated {
 				s.principal = caller()
 			}

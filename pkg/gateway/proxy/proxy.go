@@ -22,13 +22,17 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 )
 
-// Options is what all services of a process share. The fields are required; what
-// is not wanted is a no-op implementation.
+// Options is what all services of a process share. All fields but Issuer are
+// required; what is not wanted is a no-op implementation.
 type Options struct {
 	Logger     *slog.Logger
 	Meter      metric.Meter
 	Tracer     trace.Tracer
 	Propagator propagation.TextMapPropagator
+
+	// Issuer is the "iss" of this platform's access tokens. One that a client sends
+	// to a route that does not ask for it is not forwarded.
+	Issuer string
 }
 
 // Proxy makes services. It is safe for concurrent use.
@@ -36,6 +40,7 @@ type Proxy struct {
 	logger     *slog.Logger
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
+	issuer     string
 	duration   metric.Float64Histogram
 	buffers    *bufferPool
 }
@@ -53,6 +58,7 @@ func New(o Options) (*Proxy, error) {
 		logger:     o.Logger,
 		tracer:     o.Tracer,
 		propagator: o.Propagator,
+		issuer:     o.Issuer,
 		duration:   duration,
 		buffers:    newBufferPool(),
 	}, nil

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,6 +50,8 @@ type setup struct {
 	identity  func(*upstream.Identity)
 	principal *access.Principal
 	bodyLimit int64
+	retired   bool // the pool is retired before the first request
+	http2     bool // over TLS
 	outer     func(http.Handler) http.Handler
 }
 
@@ -78,6 +81,9 @@ func newFront(t *testing.T, target string, s setup) *front {
 	var pools upstream.Pools
 	t.Cleanup(func() { pools.Keep(nil) })
 	var h http.Handler = p.Service("test-service", u, pools.Get(id)).Route(s.route)
+	if s.retired {
+		pools.Keep(nil)
+	}
 	if s.bodyLimit > 0 {
 		step, err := bodylimit.New(s.bodyLimit)
 		if err != nil {
@@ -90,7 +96,7 @@ func newFront(t *testing.T, target string, s setup) *front {
 		h = s.outer(h)
 	}
 	f := &front{t: t}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := &reqctx.Info{ID: "request-1", Client: netip.MustParseAddr("127.0.0.1"), Scheme: "http"}
 		defer func() {
 			f.mu.Lock()
@@ -105,6 +111,12 @@ func newFront(t *testing.T, target string, s setup) *front {
 		h.ServeHTTP(w, r.WithContext(ctx))
 	}))
 	t.Cleanup(f.Close)
+	if s.http2 {
+		f.EnableHTTP2 = true
+		f.StartTLS()
+	} else {
+		f.Start()
+	}
 	return f
 }
 
@@ -562,14 +574,7 @@ func TestBothDirectionsAtOnce(t *testing.T) {
 			fmt.Fprintf(conn, "%x\r\n%s\r\n", len(line), line)
 		}
 		_, _ = io.WriteString(conn, "0\r\n\r\n")
-	}), setup{outer: func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
-				t.Error(err)
-			}
-			h.ServeHTTP(w, r)
-		})
-	}})
+	}), setup{})
 	conn, br := f.dial()
 	send(t, conn, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
 	send(t, conn, "4\r\none\n\r\n")
@@ -733,6 +738,9 @@ func TestFailuresOfTheService(t *testing.T) {
 		{"huge header", func(t *testing.T) string {
 			return rawBackend(t, answer("HTTP/1.1 200 OK\r\nX-A: "+strings.Repeat("a", 1<<20)+"\r\n\r\n"))
 		}, 502, "gateway.upstream_invalid"},
+		{"resets after early hints", func(t *testing.T) string {
+			return rawBackend(t, answer("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"))
+		}, 502, "gateway.upstream_reset"},
 		{"unasked upgrade", func(t *testing.T) string {
 			return rawBackend(t, answer("HTTP/1.1 101 Switching Protocols\r\n\r\n"))
 		}, 502, "gateway.upstream_invalid"},
@@ -919,6 +927,23 @@ func TestPanicsWithAbortHandler(t *testing.T) {
 	}
 	if p := <-panicked; p != http.ErrAbortHandler { //nolint:errorlint // a panic value
 		t.Errorf("panicked with %v", p)
+	}
+}
+
+// TestLateRequestLeavesNoConnection is about a request whose route was just
+// removed: it is served, and nothing of it stays behind.
+func TestLateRequestLeavesNoConnection(t *testing.T) {
+	end := make(chan error, 1)
+	f := newFront(t, rawBackend(t, func(conn net.Conn, br *bufio.Reader) {
+		answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")(conn, br)
+		_, err := br.ReadByte()
+		end <- err
+	}), setup{retired: true})
+	if resp, body := f.do("GET", "/", nil, nil); resp.StatusCode != 200 || body != "ok" {
+		t.Errorf("got %d %q", resp.StatusCode, body)
+	}
+	if err := <-end; !errors.Is(err, io.EOF) {
+		t.Errorf("the connection ended with %v, want it closed by the gateway", err)
 	}
 }
 

@@ -1,10 +1,10 @@
 package proxy
 
 import (
-	"errors"
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 )
 
 // modifyResponse checks what the service has answered and removes what is not for
@@ -24,19 +24,21 @@ func (s *Service) modifyResponse(res *http.Response) error {
 	return nil
 }
 
-// errUnaskedUpgrade is a service that switches protocols by itself. The proxy
-// would open a tunnel to it.
-var errUnaskedUpgrade = errors.New("the service switched protocols without having been asked to")
-
+// checkStatus refuses a status that cannot be answered, and a switch to another
+// protocol than the client has asked for: inside of the tunnel that would open,
+// the gateway sees nothing any more.
 func checkStatus(res *http.Response) error {
-	switch {
-	case res.StatusCode < 100:
+	if res.StatusCode < 100 {
 		return fmt.Errorf("the service answered with status %d", res.StatusCode)
-	case res.StatusCode == http.StatusSwitchingProtocols && res.Request.Header.Get("Upgrade") == "":
-		return errUnaskedUpgrade
-	default:
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols {
 		return nil
 	}
+	asked, got := res.Request.Header.Get("Upgrade"), res.Header.Get("Upgrade")
+	if asked == "" || !strings.EqualFold(asked, got) {
+		return fmt.Errorf("the service switched to protocol %q, asked for was %q", got, asked)
+	}
+	return nil
 }
 
 // isStream reports whether a response is meant to last.

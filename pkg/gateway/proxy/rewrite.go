@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -42,7 +43,7 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	out.Trailer = nil // fields that no step has seen
 
 	removeReserved(out.Header)
-	removeCredentials(out.Header, x.route.authenticated)
+	removeCredentials(out.Header, x.route.authenticated, s.proxy.issuer)
 	restrictUpgrade(out.Header)
 
 	f := fields{header: out.Header}
@@ -50,11 +51,19 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	if x.route.authenticated {
 		setIdentity(&f, access.PrincipalFrom(in.Context()))
 	}
-	if trace.SpanContextFromContext(in.Context()).IsValid() {
-		for _, name := range s.proxy.propagator.Fields() {
-			out.Header.Del(name)
-		}
-		s.proxy.propagator.Inject(in.Context(), propagation.HeaderCarrier(out.Header))
+	s.setTrace(in.Context(), out.Header)
+}
+
+// setTrace replaces the client's trace context by that of this request, if there
+// is one. A stranger's is not passed on even then: its flag would make the
+// service record what nobody here has chosen, and baggage is data of its own.
+func (s *Service) setTrace(ctx context.Context, h http.Header) {
+	delete(h, "Baggage")
+	for _, name := range s.proxy.propagator.Fields() {
+		h.Del(name)
+	}
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		s.proxy.propagator.Inject(ctx, propagation.HeaderCarrier(h))
 	}
 }
 
@@ -159,50 +168,6 @@ func fold(c byte) byte {
 	default:
 		return '-'
 	}
-}
-
-// removeCredentials keeps the caller's credential from the service. On a route
-// that authenticates, Authorization was for the gateway; on another it is between
-// client and service, unless it holds one of our keys by mistake.
-func removeCredentials(h http.Header, authenticated bool) {
-	values := h["Authorization"]
-	if authenticated {
-		delete(h, "Authorization")
-		return
-	}
-	for _, v := range values {
-		if holdsKey(v) {
-			delete(h, "Authorization")
-			return
-		}
-	}
-}
-
-// Lengths between which the random part of a key is recognised, in characters: 50
-// when it is complete, fewer when the end was lost in copying.
-const (
-	minKeyTail = 40
-	maxKeyTail = 60
-)
-
-// holdsKey reports whether value ends like an API key of this platform, whatever
-// its configured prefix is: _live_ or _test_ and a long run of letters and digits.
-func holdsKey(value string) bool {
-	value = strings.TrimRight(value, " \t")
-	last := strings.LastIndexByte(value, '_')
-	if last < 0 {
-		return false
-	}
-	head, tail := value[:last], value[last+1:]
-	if !strings.HasSuffix(head, "_live") && !strings.HasSuffix(head, "_test") {
-		return false
-	}
-	for i := range len(tail) {
-		if fold(tail[i]) == '-' {
-			return false
-		}
-	}
-	return len(tail) >= minKeyTail && len(tail) <= maxKeyTail
 }
 
 // restrictUpgrade lets WebSockets through and nothing else: inside of another

@@ -69,13 +69,16 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.keepHeader()
 	rt.service.pool.Begin()
 	defer rt.service.pool.End()
-	ctx, end := x.begin(r)
+	ctx, end := x.begin(r.Context())
 	defer end()
 
 	out := r.WithContext(ctx)
 	if r.Body != nil && r.ContentLength != 0 {
 		x.body.ReadCloser = r.Body
 		out.Body = &x.body
+		// A service may answer before it has read everything. net/http would then
+		// swallow a part of the body and the service would get the rest without it.
+		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
 	}
 	rt.service.reverse.ServeHTTP(w, out)
 	x.complete = true
@@ -115,14 +118,14 @@ var errTimeout = errors.New("the exchange took longer than the route allows")
 
 // begin returns the context of the outbound request and the function that ends
 // the exchange.
-func (x *exchange) begin(r *http.Request) (context.Context, func()) {
-	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+func (x *exchange) begin(ctx context.Context) (context.Context, func()) {
+	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	cancel := context.CancelCauseFunc(nil)
 	if limit := x.route.timeout; limit > 0 {
 		ctx, cancel = context.WithCancelCause(ctx)
 		x.timer = time.AfterFunc(limit, func() { cancel(errTimeout) })
 	}
-	ctx = x.startSpan(ctx, r)
+	ctx = x.startSpan(ctx)
 	return ctx, func() {
 		if x.timer != nil {
 			x.timer.Stop()

@@ -145,12 +145,12 @@ func (x *exchange) record(status int, code string) {
 
 // startSpan begins the client span, if the request is traced at all: a span that
 // nobody records costs about as much as all other work of the gateway.
-func (x *exchange) startSpan(ctx context.Context, r *http.Request) context.Context {
+func (x *exchange) startSpan(ctx context.Context) context.Context {
 	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx
 	}
-	attributes := append([]attribute.KeyValue{attrMethod.String(methodNames[methodIndex(r.Method)])}, x.route.service.metrics.common...)
-	ctx, x.span = x.route.service.proxy.tracer.Start(ctx, spanName(r.Method),
+	attributes := append([]attribute.KeyValue{attrMethod.String(methodNames[methodIndex(x.method)])}, x.route.service.metrics.common...)
+	ctx, x.span = x.route.service.proxy.tracer.Start(ctx, spanName(x.method),
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...))
 	return ctx
 }

@@ -12,8 +12,7 @@ import (
 
 // ErrTooLarge is the refusal. The proxy gives the same when a body without an
 // announced size turns out to be too large on its way.
-var ErrTooLarge = problem.Define(problem.TooLarge, "request.body_too_large",
-	"The body of the request is larger than this route accepts.")
+var ErrTooLarge = problem.ErrBodyTooLarge.WithDetail("The body of the request is larger than this route accepts.")
 
 // New makes the step. limit is in bytes.
 func New(limit int64) (policy.Middleware, error) {
