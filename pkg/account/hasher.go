@@ -13,8 +13,14 @@ import (
 // Hasher hashes passwords with bcrypt over base64(SHA-256(NFKC(password))), so
 // that the whole value counts and not its first 72 bytes.
 type Hasher struct {
-	pool  *slowhash.Pool
+	pool  pool
 	dummy string // compared when there is no hash, to take the same time
+}
+
+// pool runs bcrypt; slowhash.Pool is the one there is.
+type pool interface {
+	Hash(ctx context.Context, digest []byte) (string, error)
+	Compare(ctx context.Context, hash string, digest []byte) (ok, stale bool, err error)
 }
 
 // NewHasher makes a hasher over pool. It computes one hash.

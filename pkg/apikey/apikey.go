@@ -403,7 +403,11 @@ func (s *Service) check(r *Request, role access.Role, now time.Time) ([]netip.Pr
 		r.ExpiresAt = &at
 	}
 	if at := r.expiry(now); at != nil {
-		fields = appendField(fields, "expires_at", checkExpiry(*at, now))
+		field := "expires_at"
+		if r.ExpiresIn != 0 {
+			field = "expires_in"
+		}
+		fields = appendField(fields, field, checkExpiry(*at, now))
 	}
 	allowed, bad := ParseAllowedIPs(r.AllowedIPs)
 	fields = append(fields, bad...)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/changes"
-	"github.com/keywarden/keywarden/pkg/slowhash"
 	"github.com/keywarden/keywarden/pkg/throttle"
 	"github.com/keywarden/keywarden/pkg/verdict"
 )
@@ -39,10 +38,15 @@ type VerifyStore interface {
 	TouchKeys(ctx context.Context, used map[string]time.Time) error
 }
 
+// Comparer compares with bcrypt; slowhash.Pool is the one there is.
+type Comparer interface {
+	Compare(ctx context.Context, hash string, digest []byte) (ok, stale bool, err error)
+}
+
 // VerifierOptions configure a [Verifier]. All fields are required.
 type VerifierOptions struct {
 	Store   VerifyStore
-	Hasher  *slowhash.Pool
+	Hasher  Comparer
 	Peppers *Peppers
 	Roles   access.Roles
 	Prefix  string

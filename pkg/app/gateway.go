@@ -18,6 +18,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	g := a.Config.Gateway
 	a.gateway, err = gateway.New(gateway.Options{
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit),
+		Issuer: a.Config.Tokens.Issuer,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),
 		Tracer: a.telemetry.TracerProvider().Tracer(scopeName), Propagator: a.telemetry.Propagator(),
 	})

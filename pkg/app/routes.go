@@ -73,7 +73,7 @@ func (a *application) engine() (*gin.Engine, error) {
 			RegistrationOpen: a.Config.Accounts.Registration, Registrations: registrations, Passwords: passwords,
 		},
 		&usersapi.Handler{Accounts: p.Accounts, Guard: guard, Cursors: cursors, Roles: p.Roles},
-		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors, Now: time.Now},
+		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors},
 		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
 		&systemapi.Handler{
 			Guard: guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: p.Signer.JWKS, Metrics: a.mainMetrics(),

@@ -32,7 +32,7 @@ func Fail(c *gin.Context, err error) {
 	info := reqctx.From(c.Request.Context())
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		err = ErrBodyTooLarge.WithDetail("The body is larger than %d bytes.", tooLarge.Limit).With(err)
+		err = problem.ErrBodyTooLarge.WithDetail("The body is larger than %d bytes.", tooLarge.Limit).With(err)
 	}
 	p := problem.From(err)
 	if p.Kind == problem.Internal && c.Request.Context().Err() != nil {
@@ -55,9 +55,6 @@ func interrupted(err error) *problem.Error {
 	}
 	return problem.From(err)
 }
-
-// ErrBodyTooLarge is the answer to a body over the limit.
-var ErrBodyTooLarge = problem.Define(problem.TooLarge, "request.body_too_large", "The body is too large.")
 
 // Error answers of the engine itself.
 var (

@@ -204,14 +204,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements net.Conn, also for whoever hijacked the connection.
+// Close implements net.Conn, also for whoever hijacked the connection. Its place
+// is free before the client can see the end and come back.
 func (c *conn) Close() error {
-	err := c.TCPConn.Close()
 	c.once.Do(func() {
 		c.all.remove(c)
 		close(c.gone)
 	})
-	return err
+	return c.TCPConn.Close()
 }
 
 // touch notes that something happened. Only a shutdown wants to know, so

@@ -115,6 +115,7 @@ func TestShutdownUnderLoadLosesNoRequest(t *testing.T) {
 		"tls and connection per request": {tls: certs.config("http/1.1"), oneEach: true, grace: 50 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of the time is spent waiting
 			for range 3 {
 				srv := start(t, http.HandlerFunc(slowEcho), func(o *httpserver.Options) {
 					o.DrainGrace = c.grace

@@ -39,6 +39,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		raw, err := l.AcceptTCP()
 		if err == nil {
+			if l.stopping.Load() {
+				release(raw)
+			}
 			if c := l.conns.admit(raw, l.tls); c != nil {
 				return c.outer, nil
 			}

@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"fmt"
+	"net"
 	"syscall"
 	"time"
 
@@ -27,31 +28,34 @@ func writeStallControl(limit time.Duration) func(network, address string, c sysc
 	}
 }
 
+// farHopLimit is a hop limit that no packet arrives with, unless its sender is on
+// the same link and sends with the highest there is.
+const farHopLimit = 255
+
 // holdOff lets the kernel ignore new connections, while those whose handshake
-// has begun still complete: a packet filter on the listening socket drops SYN.
-// Without it, a connection that arrives between the last accept and the close
-// would be reset. A client that was ignored tries again after a second and
-// then finds the port closed. Where a filter is not allowed, the gap remains.
-func (l *listener) holdOff() {
-	const (
-		flagsOffset = 13 // of the TCP header, where the filter of a TCP socket starts
-		syn, ack    = 0x02, 0x10
-		drop, keep  = 0, 0xffffffff
-	)
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flagsOffset},
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jt: 0, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: drop},
-		{Code: unix.BPF_RET | unix.BPF_K, K: keep},
-	}
-	raw, err := l.SyscallConn()
+// has begun still complete. Without it, a connection that arrives between the
+// last accept and the close would be reset. A client that was ignored tries
+// again after a second and then finds the port closed.
+//
+// The means is the smallest hop limit that a packet must have (IP_MINTTL, made
+// for RFC 5082): the kernel checks it where a packet reaches the listening
+// socket, and not where it reaches a handshake. A packet filter would say the
+// same more plainly, but needs CAP_NET_ADMIN since Linux 6.17.
+func (l *listener) holdOff() { setMinHopLimit(l.TCPListener, farHopLimit) }
+
+// release undoes what an accepted connection inherited from a listener on hold.
+// What its client sent too early was ignored, and is sent again.
+func release(c *net.TCPConn) { setMinHopLimit(c, 0) }
+
+func setMinHopLimit(s syscall.Conn, limit int) {
+	raw, err := s.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+		// A socket for IPv6 may take IPv4 too; one for IPv4 refuses the second.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MINTTL, limit)
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT, limit)
 	})
 }
 

@@ -3,6 +3,7 @@
 package httpserver
 
 import (
+	"net"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,9 @@ func writeStallControl(time.Duration) func(network, address string, c syscall.Ra
 // holdOff does nothing: there is no portable way to keep new connections from
 // being completed while the listener is open.
 func (*listener) holdOff() {}
+
+// release does nothing: nothing is held off.
+func release(*net.TCPConn) {}
 
 // pending always answers no: the quiet time alone has to do.
 func (*listener) pending() bool { return false }

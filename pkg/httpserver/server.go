@@ -223,13 +223,14 @@ func (s *Server) newHTTPServer() *http.Server {
 	}
 }
 
-// serveRequest passes a request on. While the server drains, the answer asks
-// the client to use another connection next time; in HTTP/2 net/http makes a
+// serveRequest passes a request on. After a request whose end can be disputed
+// the connection is closed. While the server drains, the answer asks the client
+// to use another connection next time; in HTTP/2 net/http makes a
 // GOAWAY of it. An upgrade is left alone: it has its own use for the header.
 func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) {
 	s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
-	if s.conns.draining.Load() && !upgrades(r) {
+	if disputable(r) || s.conns.draining.Load() && !upgrades(r) {
 		w.Header()["Connection"] = []string{"close"}
 	}
 	s.opts.Handler.ServeHTTP(w, r)
@@ -240,6 +241,15 @@ func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) {
 func upgrades(r *http.Request) bool {
 	offers := r.Header["Upgrade"]
 	return len(offers) > 0 && !strings.EqualFold(offers[0], "h2c")
+}
+
+// disputable reports whether somebody else may see the end of the request
+// elsewhere. A request with both Transfer-Encoding and Content-Length must be
+// the last one of its connection (RFC 9112 section 6.1), and so must one of
+// HTTP/1.0 with Transfer-Encoding; net/http hides that the other field was
+// there, so it is assumed.
+func disputable(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.TransferEncoding != nil || r.ProtoMinor == 0)
 }
 
 // Listen opens the listener, so that Addr is known and a taken port is an error
@@ -254,6 +264,7 @@ func (s *Server) Listen() error {
 		return nil
 	}
 	config := net.ListenConfig{Control: writeStallControl(s.opts.WriteStallTimeout)}
+	config.SetMultipathTCP(false) // Go's default, but its sockets lack the option that holdOff needs
 	ln, err := config.Listen(s.base, "tcp", s.opts.Addr)
 	if err != nil {
 		return fmt.Errorf("httpserver: listening on %s: %w", s.opts.Addr, err)

@@ -228,40 +228,6 @@ func TestCertificateIsReloaded(t *testing.T) {
 	}
 }
 
-func TestBrokenCertificateKeepsTheOldOne(t *testing.T) {
-	certs := newPair(t, "first")
-	good, goodKey := certs.make(t, "second", time.Now().Add(time.Hour))
-	other, _ := certs.make(t, "other", time.Now().Add(time.Hour))
-	for name, breakIt := range map[string]func(*testing.T){
-		"garbage":        func(t *testing.T) { certs.write(t, []byte("garbage"), []byte("garbage")) },
-		"other key":      func(t *testing.T) { certs.write(t, other, goodKey) },
-		"half a file":    func(t *testing.T) { certs.write(t, good[:len(good)/2], goodKey) },
-		"key is missing": func(t *testing.T) { certs.write(t, good, goodKey); _ = os.Remove(certs.keyFile) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			first, firstKey := certs.make(t, "first", time.Now().Add(time.Hour))
-			certs.write(t, first, firstKey)
-			var log lockedBuffer
-			srv := start(t, http.HandlerFunc(echo), func(o *httpserver.Options) {
-				certs.use(o)
-				o.Logger = telemetry.NewLogger(&log, slog.LevelInfo, telemetry.FormatJSON)
-			})
-			breakIt(t)
-			eventually(t, "the fault is logged", func() bool {
-				if got := certs.served(t, srv.addr); got != "first" {
-					t.Fatalf("serves %q", got)
-				}
-				return strings.Contains(log.String(), "cannot be used")
-			})
-			certs.write(t, good, goodKey) // and a good one is taken again
-			eventually(t, "the good certificate is served", func() bool { return certs.served(t, srv.addr) == "second" })
-			if n := strings.Count(log.String(), "cannot be used"); n > 2 {
-				t.Errorf("the same fault was logged %d times", n)
-			}
-		})
-	}
-}
-
 func TestNewRefusesWhatCannotServe(t *testing.T) {
 	certs := newPair(t, "a")
 	for name, change := range map[string]func(*httpserver.Options){

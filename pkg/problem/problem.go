@@ -172,6 +172,9 @@ var ErrInternal = Define(Internal, "internal", "Something went wrong on our side
 // ErrInvalid is the plain refusal of malformed input; Fields say what is wrong.
 var ErrInvalid = Define(Invalid, "request.invalid", "The request is not valid.")
 
+// ErrBodyTooLarge is the refusal of a body over the limit of its path.
+var ErrBodyTooLarge = Define(TooLarge, "request.body_too_large", "The body of the request is too large.")
+
 // From finds the [Error] in err's chain; anything else is [ErrInternal] with
 // err as its cause. From(nil) is nil.
 func From(err error) *Error {

@@ -9,7 +9,8 @@ import (
 
 func TestInnerLayersFillInTheSameInfo(t *testing.T) {
 	info := &reqctx.Info{ID: "1"}
-	ctx := context.WithValue(reqctx.With(t.Context(), info), struct{}{}, "inner")
+	ctx, cancel := context.WithCancel(reqctx.With(t.Context(), info))
+	defer cancel()
 	reqctx.From(ctx).Route = "/users/:id"
 	if info.Route != "/users/:id" {
 		t.Error("what an inner layer found out did not arrive")

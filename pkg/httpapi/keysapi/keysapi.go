@@ -35,7 +35,6 @@ type Handler struct {
 	Receipts receipts
 	Guard    *httpapi.Guard
 	Cursors  httpapi.Cursors
-	Now      func() time.Time
 }
 
 // Mount adds the routes.
@@ -128,7 +127,7 @@ func (h *Handler) create(c *gin.Context) error {
 	if err := httpapi.Bind(c, &in); err != nil {
 		return err
 	}
-	expires, err := h.expiry(in.ExpiresAt, in.ExpiresIn)
+	at, lifetime, err := expiry(in.ExpiresAt, in.ExpiresIn)
 	if err != nil {
 		return err
 	}
@@ -137,7 +136,7 @@ func (h *Handler) create(c *gin.Context) error {
 		return err
 	}
 	m, err := h.Keys.Create(c.Request.Context(), p.UserID, p.Role, apikey.Request{
-		Name: in.Name, Env: apikey.Environment(in.Env), Scopes: in.Scopes, ExpiresAt: expires, AllowedIPs: in.AllowedIPs,
+		Name: in.Name, Env: apikey.Environment(in.Env), Scopes: in.Scopes, ExpiresAt: at, ExpiresIn: lifetime, AllowedIPs: in.AllowedIPs,
 	}, c.GetHeader("Idempotency-Key"))
 	if err != nil {
 		return err
@@ -147,33 +146,32 @@ func (h *Handler) create(c *gin.Context) error {
 	return nil
 }
 
-// withinCaller keeps a key from making a key that may do more than itself.
+// withinCaller keeps a key from making, or getting the secret of, a key that may
+// do more than itself. The answer does not repeat what was typed.
 func withinCaller(p *access.Principal, scopes []string) error {
-	for _, s := range scopes {
+	for i, s := range scopes {
 		if !p.Has(s) && p.Kind == access.KindKey {
-			return access.ErrScope.WithDetail("This API key does not hold the scope %q and cannot give it to another.", s)
+			return access.ErrScope.WithDetail("The calling API key does not hold scopes[%d] and cannot give it to another.", i)
 		}
 	}
 	return nil
 }
 
 // expiry reads the two ways to say when a key ends.
-func (h *Handler) expiry(at *string, in *int64) (*time.Time, error) {
+func expiry(at *string, in *int64) (*time.Time, time.Duration, error) {
 	switch {
 	case at != nil && in != nil:
-		return nil, problem.ErrInvalid.WithField("expires_in", "cannot be given together with expires_at")
+		return nil, 0, problem.ErrInvalid.WithField("expires_in", "cannot be given together with expires_at")
 	case at != nil:
 		t, err := httpapi.ParseTime("expires_at", *at)
-		return &t, err
+		return &t, 0, err
 	case in != nil:
 		if *in < 1 || *in > maxExpiresIn {
-			return nil, problem.ErrInvalid.WithField("expires_in", "must be a positive number of seconds, at most ten years")
+			return nil, 0, problem.ErrInvalid.WithField("expires_in", "must be a positive number of seconds, at most ten years")
 		}
-		// Whole seconds: a repeated request must mean the same.
-		t := h.Now().UTC().Truncate(time.Second).Add(time.Duration(*in) * time.Second)
-		return &t, nil
+		return nil, time.Duration(*in) * time.Second, nil
 	}
-	return nil, nil //nolint:nilnil // no expiry
+	return nil, 0, nil
 }
 
 // owner is whose keys the caller may reach: its own, or, for those who manage
@@ -382,6 +380,9 @@ func (h *Handler) rotate(c *gin.Context) error {
 	if in.GraceSeconds < 0 || in.GraceSeconds > maxExpiresIn {
 		return problem.ErrInvalid.WithField("grace_seconds", "must be between 0 and 30 days")
 	}
+	if err := h.mayHold(c, c.Param("id")); err != nil {
+		return err
+	}
 	m, err := h.Keys.Rotate(c.Request.Context(), owner(httpapi.Principal(c)), c.Param("id"),
 		time.Duration(in.GraceSeconds)*time.Second, c.GetHeader("Idempotency-Key"))
 	if err != nil {
@@ -389,6 +390,20 @@ func (h *Handler) rotate(c *gin.Context) error {
 	}
 	c.JSON(http.StatusOK, showMinted(m))
 	return nil
+}
+
+// mayHold keeps a key from getting the secret of a key that may do more than
+// itself. It may always get a new one of its own.
+func (h *Handler) mayHold(c *gin.Context, id string) error {
+	p := httpapi.Principal(c)
+	if p.Kind != access.KindKey || p.KeyID == id {
+		return nil
+	}
+	k, err := h.Keys.Get(c.Request.Context(), owner(p), id)
+	if err != nil {
+		return err
+	}
+	return withinCaller(p, k.Scopes)
 }
 
 // receiptTimeout is how long a revocation waits for the replicas.

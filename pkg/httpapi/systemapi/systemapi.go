@@ -5,6 +5,7 @@ package systemapi
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -12,6 +13,7 @@ import (
 	ginswagger "github.com/swaggo/gin-swagger"
 
 	"github.com/keywarden/keywarden/pkg/httpapi"
+	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/session"
 )
 
@@ -170,16 +172,34 @@ func (h *Handler) metrics(c *gin.Context) { h.Metrics.ServeHTTP(c.Writer, c.Requ
 const swaggerPolicy = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; " +
 	"script-src 'self' 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
+// errNoFile is the answer below /swagger/ to anything that Swagger UI is not
+// made of.
+var errNoFile = problem.Define(problem.NotFound, "swagger.no_file", "Swagger UI has no such file; it begins at /swagger/index.html.")
+
+// swaggerFiles are what Swagger UI is made of.
+var swaggerFiles = []string{
+	"/index.html", "/index.css", "/swagger-initializer.js", "/doc.json", "/favicon-16x16.png", "/favicon-32x32.png",
+	"/swagger-ui.css", "/swagger-ui-bundle.js", "/swagger-ui-standalone-preset.js",
+}
+
 // swagger serves Swagger UI, whose files are part of the binary, and the
 // document as /swagger/doc.json.
 func (h *Handler) swagger(ui gin.HandlerFunc) gin.HandlerFunc {
-	return func(c *gin.Context) {
-		if c.Param("any") == "/" || c.Param("any") == "" {
+	return httpapi.Handle(func(c *gin.Context) error {
+		file := c.Param("any")
+		if file == "/" {
 			c.Redirect(http.StatusFound, "/swagger/index.html")
-			return
+			return nil
+		}
+		if !slices.Contains(swaggerFiles, file) {
+			return errNoFile
 		}
 		c.Header("Content-Security-Policy", swaggerPolicy)
 		c.Header("Cache-Control", "no-cache")
+		// ui looks for the name anywhere in the target, query included, and takes
+		// what stands before it at the first request as its prefix for good.
+		c.Request.RequestURI = "/swagger" + file
 		ui(c)
-	}
+		return nil
+	})
 }

@@ -115,6 +115,9 @@ func TestEveryMutationIsRecordedOnce(t *testing.T) {
 			if name == "RecordAudit" {
 				want = nil
 			}
+			if head := s.number(`SELECT epoch FROM ledger`); head != epoch+int64(len(want)) {
+				t.Errorf("epoch %d after %d", head, epoch)
+			}
 			if diff := cmp.Diff(want, events); diff != "" || gap {
 				t.Errorf("gap %v, %s", gap, diff)
 			}
