@@ -14,14 +14,13 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/ipallow"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
-	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
 
 // snapshot is a document as it is served. It is immutable.
 type snapshot struct {
 	index    *match.Index[*route]
-	pools    map[upstream.Identity]bool
+	backends map[string]*backend
 	digest   spec.Digest
 	applied  time.Time
 	routes   int
@@ -37,28 +36,24 @@ type route struct {
 
 func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}} }
 
-// compile builds the snapshot of a valid document.
+// compile builds the snapshot of a valid document. Nothing of it runs yet, and
+// what runs is not touched.
 func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	next := &snapshot{
-		pools:    make(map[upstream.Identity]bool, len(doc.Services)),
+		backends: make(map[string]*backend, len(doc.Services)),
 		routes:   len(doc.Routes),
 		services: len(doc.Services),
 	}
+	before := g.live.Load().backends
 	services := make(map[string]*proxy.Service, len(doc.Services))
 	for i := range doc.Services {
 		s := &doc.Services[i]
-		target, err := s.Target()
+		b, err := g.backend(s, before[s.Name])
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
-		id := upstream.Identity{
-			Scheme:          target.Scheme,
-			Host:            target.Host,
-			ConnectTimeout:  time.Duration(s.ConnectTimeout),
-			ResponseTimeout: time.Duration(s.ResponseTimeout),
-		}
-		next.pools[id] = true
-		services[s.Name] = g.proxy.Service(s.Name, target, g.pools.Get(id))
+		next.backends[s.Name] = b
+		services[s.Name] = b.proxy
 	}
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {

@@ -104,3 +104,11 @@ func (v *validator) share(path string, x float64, zero bool) {
 	}
 	v.fail(path, "must be above 0 and at most 1")
 }
+
+// DefaultPassiveHealth watches the targets of a service that has several and says
+// nothing of health.
+func DefaultPassiveHealth() *PassiveHealth {
+	p := &PassiveHealth{}
+	p.setDefaults()
+	return p
+}

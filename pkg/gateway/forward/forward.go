@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/gateway/balance"
@@ -112,9 +113,9 @@ func (x *Exchange) End() {
 // ErrNoTarget cannot happen: every service has a target.
 var ErrNoTarget = errors.New("the service has no target")
 
-// Send sends out to a target and returns its answer. out has no host yet; its
-// body must stay open until Send returns, unless it was read from. An error is
-// that of the last attempt, or says why none was made.
+// Send sends out to a target and returns its answer. out has no host yet; the
+// caller closes its body, in case nobody else has. An error is that of the last
+// attempt, or says why none was made.
 func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
 	ctx := out.Context()
 	if s.config.Bulkhead != nil {
@@ -134,6 +135,9 @@ func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
 	}
 	if s.config.Retry.Budget != nil {
 		s.config.Retry.Budget.Request()
+	}
+	if out.Body != nil && s.config.Retry.Attempts > 1 {
+		out.Body = &unreadBody{ReadCloser: out.Body}
 	}
 	resp, err, failed := s.attempts(ctx, x, out)
 	report(failed)
@@ -264,6 +268,27 @@ func idempotent(method string) bool {
 		return true
 	}
 	return false
+}
+
+// unreadBody stays open until somebody has read from it: a transport that cannot
+// connect closes the body, which the next attempt needs.
+type unreadBody struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+// Read implements [io.Reader].
+func (b *unreadBody) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.ReadCloser.Read(p)
+}
+
+// Close implements [io.Closer].
+func (b *unreadBody) Close() error {
+	if !b.read.Load() {
+		return nil
+	}
+	return b.ReadCloser.Close()
 }
 
 // maxDiscard bounds what is read of an answer that is not given, so that its

@@ -12,28 +12,10 @@ import (
 type watchedBody struct {
 	io.ReadCloser
 	failed atomic.Pointer[error]
-	held   atomic.Bool // closing waits: the request may be sent once more
-	read   atomic.Bool
-}
-
-// hold keeps the body open while nothing of it has been read, although a
-// transport that could not connect closes it.
-func (b *watchedBody) hold() { b.held.Store(true) }
-
-// letGo ends hold.
-func (b *watchedBody) letGo() { b.held.Store(false) }
-
-// Close implements [io.Closer].
-func (b *watchedBody) Close() error {
-	if b.held.Load() && !b.read.Load() {
-		return nil
-	}
-	return b.ReadCloser.Close()
 }
 
 // Read implements [io.Reader].
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.read.Store(true)
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.failed.CompareAndSwap(nil, &err)

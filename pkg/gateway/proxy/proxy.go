@@ -115,11 +115,5 @@ type transport struct{ service *Service }
 
 // RoundTrip implements [http.RoundTripper].
 func (t transport) RoundTrip(out *http.Request) (*http.Response, error) {
-	x := exchangeFrom(out.Context())
-	x.body.hold()
-	resp, err := t.service.backend.Send(&x.forward, out)
-	if err != nil {
-		x.body.letGo()
-	}
-	return resp, err
+	return t.service.backend.Send(&exchangeFrom(out.Context()).forward, out)
 }

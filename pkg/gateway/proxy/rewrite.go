@@ -38,7 +38,7 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 
 	out.URL.Path, out.URL.RawPath = x.path, x.rawPath
 	out.URL.RawQuery = in.URL.RawQuery // as it came: nothing here decides on it
-	out.Trailer = nil // fields that no step has seen
+	out.Trailer = nil                  // fields that no step has seen
 
 	removeReserved(out.Header)
 	removeCredentials(out.Header, x.route.authenticated, s.proxy.issuer)
