@@ -123,7 +123,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		policy.Refuse(w, r, errNotCanonical)
 		return
 	}
-	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method)
+	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method, r)
 	switch {
 	case found.Found:
 		info.Route, info.Service = found.Value.name, found.Value.service

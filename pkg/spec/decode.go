@@ -64,6 +64,8 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		d.int(path, n, v)
 	case reflect.Float64:
 		d.float(path, n, v)
+	case reflect.Bool:
+		d.bool(path, n, v)
 	default:
 		panic("spec: no decoding for " + v.Type().String())
 	}
@@ -137,6 +139,14 @@ func (d *decoder) float(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	v.SetFloat(number)
+}
+
+func (d *decoder) bool(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" || n.Tag != "!!bool" {
+		d.fail(path, n, "must be true or false")
+		return
+	}
+	v.SetBool(n.Value == "true")
 }
 
 // text decodes a type that reads itself from text. The error of the type is the
