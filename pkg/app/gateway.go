@@ -17,7 +17,7 @@ const scopeName = "github.com/keywarden/keywarden/pkg/gateway"
 func (a *application) openGateway(closing *cleanups) (err error) {
 	g := a.Config.Gateway
 	a.gateway, err = gateway.New(gateway.Options{
-		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit),
+		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
 		Issuer: a.Config.Tokens.Issuer,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),
 		Tracer: a.telemetry.TracerProvider().Tracer(scopeName), Propagator: a.telemetry.Propagator(),

@@ -150,6 +150,7 @@ type Throttle struct {
 type Gateway struct {
 	File      string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404."`
 	Watch     bool   `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
+	Zone      string `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
 	BodyLimit Size   `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
 }
 

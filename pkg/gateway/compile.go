@@ -14,14 +14,14 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/ipallow"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
-	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/gateway/respond"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
 
 // snapshot is a document as it is served. It is immutable.
 type snapshot struct {
 	index    *match.Index[*route]
-	pools    map[upstream.Identity]bool
+	backends map[string]*backend
 	digest   spec.Digest
 	applied  time.Time
 	routes   int
@@ -37,28 +37,24 @@ type route struct {
 
 func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}} }
 
-// compile builds the snapshot of a valid document.
+// compile builds the snapshot of a valid document. Nothing of it runs yet, and
+// what runs is not touched.
 func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	next := &snapshot{
-		pools:    make(map[upstream.Identity]bool, len(doc.Services)),
+		backends: make(map[string]*backend, len(doc.Services)),
 		routes:   len(doc.Routes),
 		services: len(doc.Services),
 	}
+	before := g.live.Load().backends
 	services := make(map[string]*proxy.Service, len(doc.Services))
 	for i := range doc.Services {
 		s := &doc.Services[i]
-		target, err := s.Target()
+		b, err := g.backend(s, before[s.Name])
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
-		id := upstream.Identity{
-			Scheme:          target.Scheme,
-			Host:            target.Host,
-			ConnectTimeout:  time.Duration(s.ConnectTimeout),
-			ResponseTimeout: time.Duration(s.ResponseTimeout),
-		}
-		next.pools[id] = true
-		services[s.Name] = g.proxy.Service(s.Name, target, g.pools.Get(id))
+		next.backends[s.Name] = b
+		services[s.Name] = b.proxy
 	}
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
@@ -79,15 +75,7 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 // rule compiles one route.
 func (g *Gateway) rule(r *spec.Route, services map[string]*proxy.Service) (match.Rule[*route], error) {
 	var none match.Rule[*route]
-	service := services[r.Service]
-	if service == nil {
-		return none, fmt.Errorf("there is no service %q", r.Service)
-	}
 	path, err := decodedPath(r.Match.Path.Exact + r.Match.Path.Prefix)
-	if err != nil {
-		return none, err
-	}
-	strip, err := decodedPath(r.StripPrefix)
 	if err != nil {
 		return none, err
 	}
@@ -95,18 +83,61 @@ func (g *Gateway) rule(r *spec.Route, services map[string]*proxy.Service) (match
 	if err != nil {
 		return none, err
 	}
-	last := service.Route(proxy.RouteConfig{
+	last, err := g.end(r, services)
+	if err != nil {
+		return none, err
+	}
+	rule := match.Rule[*route]{
+		Hosts:    r.Match.Hosts,
+		Path:     path,
+		Exact:    r.Match.Path.Exact != "",
+		Methods:  r.Match.Methods,
+		Priority: r.Priority,
+		Value:    &route{name: r.Name, service: r.Service, handler: policy.Chain(last, steps...)},
+	}
+	if r.Match.Path.Regex != "" {
+		if rule.Pattern, err = spec.Regexp(r.Match.Path.Regex); err != nil {
+			return none, err
+		}
+	}
+	for _, list := range []struct {
+		source match.Source
+		values []spec.ValueMatch
+	}{{match.Header, r.Match.Headers}, {match.Query, r.Match.Query}} {
+		for _, m := range list.values {
+			c := match.Condition{Source: list.source, Name: m.Name, Value: m.Value, Present: m.Value == "" && m.Regex == ""}
+			if m.Regex != "" {
+				if c.Pattern, err = spec.Regexp(m.Regex); err != nil {
+					return none, err
+				}
+			}
+			rule.Conditions = append(rule.Conditions, c)
+		}
+	}
+	return rule, nil
+}
+
+// end is the last handler of a route: what becomes of a request that passed.
+func (g *Gateway) end(r *spec.Route, services map[string]*proxy.Service) (http.Handler, error) {
+	switch {
+	case r.Redirect != nil:
+		return respond.Redirect(respond.RedirectConfig{To: r.Redirect.To, Status: r.Redirect.Status, KeepPath: r.Redirect.KeepPath})
+	case r.Respond != nil:
+		return respond.Fixed(r.Respond.Status, r.Respond.ContentType, r.Respond.Body), nil
+	}
+	service := services[r.Service]
+	if service == nil {
+		return nil, fmt.Errorf("there is no service %q", r.Service)
+	}
+	strip, err := decodedPath(r.StripPrefix)
+	if err != nil {
+		return nil, err
+	}
+	return service.Route(proxy.RouteConfig{
 		StripPrefix:   strip,
 		Authenticated: authenticates(r),
 		Timeout:       time.Duration(r.Timeout),
-	})
-	return match.Rule[*route]{
-		Hosts:   r.Match.Hosts,
-		Path:    path,
-		Exact:   r.Match.Path.Exact != "",
-		Methods: r.Match.Methods,
-		Value:   &route{name: r.Name, service: r.Service, handler: policy.Chain(last, steps...)},
-	}, nil
+	}), nil
 }
 
 func decodedPath(escaped string) (string, error) {

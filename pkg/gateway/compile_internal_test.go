@@ -44,7 +44,7 @@ services:
 		{Scheme: "http", Host: "127.0.0.1:1", ConnectTimeout: time.Second, ResponseTimeout: 5 * time.Second}:       true,
 		{Scheme: "https", Host: "127.0.0.1:1", ConnectTimeout: 2 * time.Second, ResponseTimeout: 30 * time.Second}: true,
 	}
-	if diff := cmp.Diff(want, s.pools); diff != "" {
+	if diff := cmp.Diff(want, s.pools()); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -53,6 +53,9 @@ type Options struct {
 	// see; empty, they are not recognised on routes that do not authenticate.
 	Issuer string
 
+	// Zone is where this process is: targets in it are used first. Empty is nowhere.
+	Zone string
+
 	// Meter, Tracer and Propagator are OpenTelemetry's; absent, nothing is measured,
 	// traced or propagated.
 	Meter      metric.Meter
@@ -65,6 +68,7 @@ type Gateway struct {
 	authenticator auth.Authenticator
 	logger        *slog.Logger
 	bodyLimit     int64
+	zone          string
 	proxy         *proxy.Proxy
 
 	live atomic.Pointer[snapshot]
@@ -103,7 +107,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, proxy: p}
+	g := &Gateway{authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, zone: o.Zone, proxy: p}
 	g.live.Store(emptySnapshot())
 	return g, nil
 }
@@ -119,7 +123,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		policy.Refuse(w, r, errNotCanonical)
 		return
 	}
-	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method)
+	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method, r)
 	switch {
 	case found.Found:
 		info.Route, info.Service = found.Value.name, found.Value.service
@@ -159,12 +163,12 @@ func (g *Gateway) apply(doc spec.Document) error {
 	}
 	next, err := g.compile(doc)
 	if err != nil {
-		g.pools.Keep(before.pools) // some may have been made in vain
+		g.pools.Keep(before.pools()) // some may have been made in vain
 		return fmt.Errorf("compiling the gateway document: %w", err)
 	}
 	next.digest, next.applied = digest, time.Now()
 	g.live.Store(next)
-	g.pools.Keep(next.pools)
+	g.handOver(before, next)
 	g.logger.Info("gateway document applied", "digest", digest.String(), "routes", next.routes, "services", next.services)
 	return nil
 }
@@ -183,6 +187,7 @@ type State struct {
 	AppliedAt time.Time // zero before the first document
 	Routes    int
 	Services  int
+	Backends  []BackendState // by name
 
 	// LastError is why a newer document is not served; nil when there is none.
 	LastError error
@@ -199,6 +204,7 @@ func (g *Gateway) State() State {
 		AppliedAt: s.applied,
 		Routes:    s.routes,
 		Services:  s.services,
+		Backends:  s.states(time.Now()),
 		LastError: g.failure.err,
 		FailedAt:  g.failure.at,
 	}
@@ -209,6 +215,6 @@ func (g *Gateway) State() State {
 func (g *Gateway) Close() {
 	g.applying.Lock()
 	defer g.applying.Unlock()
-	g.live.Store(emptySnapshot())
-	g.pools.Keep(nil)
+	before := g.live.Swap(emptySnapshot())
+	g.handOver(before, emptySnapshot())
 }

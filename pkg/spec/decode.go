@@ -3,6 +3,7 @@ package spec
 import (
 	"encoding"
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -50,6 +51,9 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(path, n, v.Elem())
 	case reflect.Struct:
 		d.object(path, n, v)
 	case reflect.Slice:
@@ -58,6 +62,10 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		d.string(path, n, v)
 	case reflect.Int:
 		d.int(path, n, v)
+	case reflect.Float64:
+		d.float(path, n, v)
+	case reflect.Bool:
+		d.bool(path, n, v)
 	default:
 		panic("spec: no decoding for " + v.Type().String())
 	}
@@ -122,6 +130,23 @@ func (d *decoder) int(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	v.SetInt(int64(number))
+}
+
+func (d *decoder) float(path string, n *yaml.Node, v reflect.Value) {
+	number, err := strconv.ParseFloat(n.Value, 64)
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" && n.Tag != "!!float" || err != nil || math.IsInf(number, 0) || math.IsNaN(number) {
+		d.fail(path, n, "must be a number")
+		return
+	}
+	v.SetFloat(number)
+}
+
+func (d *decoder) bool(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" || n.Tag != "!!bool" {
+		d.fail(path, n, "must be true or false")
+		return
+	}
+	v.SetBool(n.Value == "true")
 }
 
 // text decodes a type that reads itself from text. The error of the type is the

@@ -1,6 +1,9 @@
 package spec
 
 import (
+	"net/http"
+	"regexp"
+	regexpsyntax "regexp/syntax"
 	"slices"
 	"strings"
 
@@ -9,8 +12,8 @@ import (
 
 // Match selects requests. All of its conditions have to hold.
 type Match struct {
-	// Hosts are the exact names that are matched, whatever the port; empty means
-	// every host.
+	// Hosts are the names that are matched, whatever the port; *.example.com is
+	// every name below example.com. Empty means every host.
 	Hosts []string `json:"hosts,omitempty"`
 
 	Path PathMatch `json:"path"`
@@ -18,11 +21,27 @@ type Match struct {
 	// Methods are the request methods that are matched; empty means every method
 	// that no other route with the same path names.
 	Methods []string `json:"methods,omitempty"`
+
+	// Headers and Query are demands on header fields and query parameters.
+	Headers []ValueMatch `json:"headers,omitempty"`
+	Query   []ValueMatch `json:"query,omitempty"`
 }
 
-// PathMatch is one of two ways to match the path, both in the escaped form of a
-// URL. Without either the prefix is "/", which matches every path.
+// ValueMatch holds when one of the values that are there under Name is Value or
+// matches Regex as a whole; with neither, when there is any.
+type ValueMatch struct {
+	Name  string `json:"name"`
+	Value string `json:"value,omitempty"`
+	Regex string `json:"regex,omitempty"`
+}
+
+// PathMatch is one of three ways to match the path: exact and prefix in the
+// escaped form of a URL, regex over the decoded path. Without any the prefix is
+// "/", which matches every path.
 type PathMatch struct {
+	// Regex is a regular expression (RE2) that matches the whole decoded path.
+	Regex string `json:"regex,omitempty"`
+
 	Exact string `json:"exact,omitempty"`
 
 	// Prefix matches whole segments: /api matches /api and /api/users, not /apis.
@@ -32,9 +51,16 @@ type PathMatch struct {
 
 func (m *Match) normalise() {
 	for i, host := range m.Hosts {
-		if h, port, err := canonical.Host(host); err == nil && port == "" {
+		name, wild := strings.CutPrefix(host, "*.")
+		if h, port, err := canonical.Host(name); err == nil && port == "" {
 			m.Hosts[i] = h
+			if wild {
+				m.Hosts[i] = "*." + h
+			}
 		}
+	}
+	for i := range m.Headers {
+		m.Headers[i].Name = http.CanonicalHeaderKey(m.Headers[i].Name)
 	}
 	if m.Path == (PathMatch{}) {
 		m.Path.Prefix = "/"
@@ -60,12 +86,70 @@ func (m *Match) validate(path string, v *validator) {
 	switch p := m.Path; {
 	case p.Exact != "" && p.Prefix != "":
 		v.fail(path+".path", "must have one of exact and prefix, not both")
+	case p.Regex != "" && p.Exact+p.Prefix != "":
+		v.fail(path+".path", "must have one of exact, prefix and regex")
+	case p.Regex != "":
+		v.regex(path+".path.regex", p.Regex)
 	case p.Exact != "":
 		v.path(path+".path.exact", p.Exact, false)
 	default:
 		v.path(path+".path.prefix", p.Prefix, true)
 	}
 	m.validateMethods(path+".methods", v)
+	validateValues(path+".headers", m.Headers, "field", v)
+	validateValues(path+".query", m.Query, "parameter", v)
+}
+
+// maxConditions bounds the demands of a route of each kind: they are checked one
+// by one.
+const maxConditions = 16
+
+func validateValues(path string, list []ValueMatch, what string, v *validator) {
+	if list != nil && len(list) == 0 {
+		v.fail(path, "must name at least one %s", what)
+	}
+	if len(list) > maxConditions {
+		v.fail(path, "must not name more than %d", maxConditions)
+		return
+	}
+	for i, m := range list {
+		at := index(path, i)
+		switch {
+		case m.Name == "":
+			v.required(at + ".name")
+		case what == "field" && !isToken(m.Name):
+			v.fail(at+".name", "must be the name of a header field")
+		}
+		if m.Value != "" && m.Regex != "" {
+			v.fail(at, "must have one of value and regex, not both")
+		}
+		if m.Regex != "" {
+			v.regex(at+".regex", m.Regex)
+		}
+	}
+}
+
+// maxRegex bounds a regular expression, in bytes.
+const maxRegex = 1000
+
+// regex checks a regular expression.
+func (v *validator) regex(path, text string) {
+	if len(text) > maxRegex {
+		v.fail(path, "must be at most %d bytes", maxRegex)
+		return
+	}
+	if _, err := Regexp(text); err != nil {
+		v.fail(path, "must be a regular expression (RE2): %s", err.Error())
+	}
+}
+
+// Regexp compiles a regular expression of the document, which matches whole
+// values.
+func Regexp(text string) (*regexp.Regexp, error) {
+	if _, err := regexpsyntax.Parse(text, regexpsyntax.Perl); err != nil {
+		return nil, err // alone, so that no bracket of ours is in the message
+	}
+	return regexp.Compile("^(?:" + text + ")$")
 }
 
 func (m *Match) validateHosts(path string, v *validator) {
@@ -73,11 +157,12 @@ func (m *Match) validateHosts(path string, v *validator) {
 		v.fail(path, "must name at least one host; without the field every host is matched")
 	}
 	for i, host := range m.Hosts {
-		h, port, err := canonical.Host(host)
+		name, _ := strings.CutPrefix(host, "*.")
+		h, port, err := canonical.Host(name)
 		switch {
-		case strings.Contains(host, "*"):
-			v.fail(index(path, i), "must be an exact name: wildcards are not supported")
-		case err != nil || port != "" || h != host:
+		case strings.Contains(name, "*"):
+			v.fail(index(path, i), "must have a wildcard as its first label only, *.example.com")
+		case err != nil || port != "" || h != name:
 			v.fail(index(path, i), "must be a host name without port, in its ASCII form")
 		case slices.Contains(m.Hosts[:i], host):
 			v.fail(index(path, i), "is named twice")

@@ -1,7 +1,10 @@
 package spec
 
 import (
+	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/bytesize"
@@ -80,3 +83,35 @@ func (n Network) Prefix() netip.Prefix { return netip.Prefix(n) }
 
 // MarshalText is the form of [netip.Prefix.String].
 func (n Network) MarshalText() ([]byte, error) { return n.Prefix().MarshalText() }
+
+// StatusRange is a range of HTTP statuses, both ends included: 200-299, or one
+// status.
+type StatusRange struct{ From, To int }
+
+// UnmarshalText reads "200" and "200-299".
+func (r *StatusRange) UnmarshalText(text []byte) error {
+	from, to, ranged := strings.Cut(string(text), "-")
+	if !ranged {
+		to = from
+	}
+	first, ok1 := status(from)
+	last, ok2 := status(to)
+	if !ok1 || !ok2 || first > last {
+		return errText("must be a status such as 200, or a range such as 200-299")
+	}
+	*r = StatusRange{first, last}
+	return nil
+}
+
+func status(text string) (int, bool) {
+	n, err := strconv.Atoi(text)
+	return n, err == nil && len(text) == 3 && n >= 100
+}
+
+// MarshalText is the form that UnmarshalText reads.
+func (r StatusRange) MarshalText() ([]byte, error) {
+	if r.From == r.To {
+		return []byte(strconv.Itoa(r.From)), nil
+	}
+	return fmt.Appendf(nil, "%d-%d", r.From, r.To), nil
+}

@@ -7,9 +7,16 @@ import (
 
 // Route says which requests go to which service, and what they need for it.
 type Route struct {
-	Name    string `json:"name"`
-	Match   Match  `json:"match"`
-	Service string `json:"service"`
+	Name  string `json:"name"`
+	Match Match  `json:"match"`
+
+	// Priority puts the route before all with a smaller one, however specific.
+	Priority int `json:"priority,omitempty"`
+
+	// One of these says what becomes of the request.
+	Service  string    `json:"service,omitempty"`
+	Redirect *Redirect `json:"redirect,omitempty"`
+	Respond  *Respond  `json:"respond,omitempty"`
 
 	// StripPrefix is removed from the path before the request is forwarded. It is
 	// the whole path of the match or a part of it that ends where a segment ends.
@@ -41,7 +48,8 @@ func (r *Route) normalise() {
 func (r *Route) validate(path string, v *validator) {
 	v.name(path, r.Name)
 	r.Match.validate(path+".match", v)
-	v.serviceName(path+".service", r.Service)
+	v.between(path+".priority", r.Priority, -maxRoutePriority, maxRoutePriority)
+	r.validateEnd(path, v)
 	r.validateStrip(path+".strip_prefix", v)
 	r.Auth.validate(path+".auth", v)
 	r.validateIPs(path+".allow_ips", v)
@@ -53,8 +61,15 @@ func (r *Route) validate(path string, v *validator) {
 	}
 }
 
+// maxRoutePriority bounds priorities: each that is in use costs a search.
+const maxRoutePriority = 1000
+
 func (r *Route) validateStrip(path string, v *validator) {
 	if r.StripPrefix == "" || !v.path(path, r.StripPrefix, true) {
+		return
+	}
+	if r.Match.Path.Regex != "" {
+		v.fail(path, "cannot be given together with a regular expression")
 		return
 	}
 	if r.StripPrefix == "/" {

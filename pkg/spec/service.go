@@ -8,21 +8,37 @@ import (
 	"github.com/keywarden/keywarden/pkg/canonical"
 )
 
-// Service is a backend.
+// Service is a backend: one address, or several among which each request is
+// given to one.
 type Service struct {
 	Name string `json:"name"`
 
 	// URL is http or https, host, optional port and optional base path, which is
-	// put before the path of every request.
-	URL string `json:"url"`
+	// put before the path of every request. It stands for a single target.
+	URL string `json:"url,omitempty"`
+
+	// Targets are the addresses of a service that has several; Path is its base
+	// path then.
+	Targets []Target `json:"targets,omitempty"`
+	Path    string   `json:"path,omitempty"`
+
+	Balance Balance `json:"balance"`
 
 	// ConnectTimeout bounds the connection to the backend: its TCP handshake and,
 	// again, its TLS handshake.
 	ConnectTimeout Duration `json:"connect_timeout"`
 
 	// ResponseTimeout bounds the time from the end of the request to the header of
-	// the response. The body may take any time.
+	// the response, of each attempt. The body may take any time.
 	ResponseTimeout Duration `json:"response_timeout"`
+
+	Health   *Health   `json:"health,omitempty"`
+	Retry    *Retry    `json:"retry,omitempty"`
+	Breaker  *Breaker  `json:"breaker,omitempty"`
+	Bulkhead *Bulkhead `json:"bulkhead,omitempty"`
+
+	Protocol string      `json:"protocol"`
+	TLS      *BackendTLS `json:"tls,omitempty"`
 }
 
 // Defaults of a service.
@@ -32,35 +48,70 @@ const (
 )
 
 func (s *Service) setDefaults() {
+	s.Balance.setDefaults()
 	s.ConnectTimeout = DefaultConnectTimeout
 	s.ResponseTimeout = DefaultResponseTimeout
+	s.Protocol = ProtocolAuto
 }
 
-// normalise brings the URL into its normal form; one without is left for the
-// validation to refuse.
+// normalise brings addresses into their normal form; those without one are left
+// for the validation to refuse.
 func (s *Service) normalise() {
 	if u, err := parseServiceURL(s.URL); err == nil {
 		s.URL = u.String()
+	}
+	for i := range s.Targets {
+		s.Targets[i].normalise()
+	}
+	s.Path = normalPrefix(s.Path)
+	if s.Retry != nil {
+		s.Retry.normalise()
 	}
 }
 
 func (s *Service) validate(path string, v *validator) {
 	v.name(path, s.Name)
-	switch u, err := parseServiceURL(s.URL); {
-	case s.URL == "":
-		v.required(path + ".url")
-	case err != nil:
-		v.fail(path+".url", "%s", err.Error())
-	case u.String() != s.URL:
-		v.fail(path+".url", "is not in its normal form, %s", u)
+	if s.URL != "" {
+		switch u, err := parseServiceURL(s.URL); {
+		case err != nil:
+			v.fail(path+".url", "%s", err.Error())
+		case u.String() != s.URL:
+			v.fail(path+".url", "is not in its normal form, %s", u)
+		}
 	}
+	s.validateTargets(path, v)
+	s.Balance.validate(path+".balance", v)
 	v.timeout(path+".connect_timeout", s.ConnectTimeout)
 	v.timeout(path+".response_timeout", s.ResponseTimeout)
+	if s.Health != nil {
+		s.Health.validate(path+".health", v)
+	}
+	if s.Retry != nil {
+		s.Retry.validate(path+".retry", v)
+	}
+	if s.Breaker != nil {
+		s.Breaker.validate(path+".breaker", v)
+	}
+	if s.Bulkhead != nil {
+		s.Bulkhead.validate(path+".bulkhead", v)
+	}
+	if v.oneOf(path+".protocol", s.Protocol, ProtocolAuto, ProtocolHTTP1, ProtocolH2C) && s.Protocol == ProtocolH2C && s.https() {
+		v.fail(path+".protocol", "h2c belongs to http services")
+	}
+	if s.TLS != nil {
+		s.TLS.validate(path+".tls", s.https(), v)
+	}
 }
 
-// Target is the parsed URL of the service. Its path is canonical and has no
-// trailing slash, so that the path of a request can be appended.
-func (s *Service) Target() (*url.URL, error) { return parseServiceURL(s.URL) }
+// https reports whether the service is spoken to over TLS; all of its targets
+// have the same scheme.
+func (s *Service) https() bool {
+	text := s.URL
+	if text == "" && len(s.Targets) > 0 {
+		text = s.Targets[0].URL
+	}
+	return strings.HasPrefix(text, "https:")
+}
 
 func parseServiceURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)

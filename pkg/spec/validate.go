@@ -3,7 +3,9 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
@@ -150,16 +152,20 @@ func (f firsts) unique(v *validator, path, name string) {
 }
 
 // conflicts refuses routes of which two would match the same request equally
-// well: same host, same path, same method.
+// well: same host, path, method, conditions and priority.
 func (v *validator) conflicts(routes []Route) {
-	type claim struct{ host, exact, prefix, method string }
+	type claim struct {
+		host, method, conditions string
+		path                     PathMatch
+		priority                 int
+	}
 	claims := make(map[claim]string, len(routes))
 	for i := range routes {
 		path, m := index("routes", i)+".match", &routes[i].Match
 	route:
 		for _, host := range orAny(m.Hosts) {
 			for _, method := range orAny(m.Methods) {
-				c := claim{host, m.Path.Exact, m.Path.Prefix, method}
+				c := claim{host, method, m.conditions(), m.Path, routes[i].Priority}
 				if first, taken := claims[c]; taken {
 					if first != path {
 						v.conflict(path, "matches the same requests as another route", first)
@@ -170,6 +176,19 @@ func (v *validator) conflicts(routes []Route) {
 			}
 		}
 	}
+}
+
+// conditions is the same for the same demands in any order.
+func (m *Match) conditions() string {
+	var list []string
+	for _, c := range m.Headers {
+		list = append(list, fmt.Sprintf("header %q", c))
+	}
+	for _, c := range m.Query {
+		list = append(list, fmt.Sprintf("query %q", c))
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
 }
 
 // orAny stands for "every one" with an empty string.

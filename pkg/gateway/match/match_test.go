@@ -62,7 +62,7 @@ func TestLookupPrefersTheMostSpecific(t *testing.T) {
 		{"GET", "x.test", "/café/1", "café"},
 		{"GET", "x.test", "/caf", "404"},
 	} {
-		if got := describe(x.Lookup(c.host, c.path, c.method)); got != c.want {
+		if got := describe(x.Lookup(c.host, c.path, c.method, nil)); got != c.want {
 			t.Errorf("%s %s%s: got %s, want %s", c.method, c.host, c.path, got, c.want)
 		}
 	}
@@ -82,7 +82,7 @@ func describe(r match.Result[string]) string {
 func TestRootPrefixMatchesEverything(t *testing.T) {
 	x := build(t, match.Rule[string]{Path: "/", Value: "all"})
 	for _, path := range []string{"/", "/a", "/a/b/"} {
-		if got := describe(x.Lookup("h", path, "GET")); got != "all" {
+		if got := describe(x.Lookup("h", path, "GET", nil)); got != "all" {
 			t.Errorf("%s: got %s", path, got)
 		}
 	}
@@ -90,7 +90,7 @@ func TestRootPrefixMatchesEverything(t *testing.T) {
 
 func TestZeroIndexFindsNothing(t *testing.T) {
 	var x match.Index[string]
-	if got := describe(x.Lookup("h", "/", "GET")); got != "404" {
+	if got := describe(x.Lookup("h", "/", "GET", nil)); got != "404" {
 		t.Errorf("got %s", got)
 	}
 }
@@ -149,7 +149,7 @@ func TestLookupAgreesWithLinearSearch(t *testing.T) {
 		}
 		for range 20 {
 			h, p, m := host.Draw(t, "host"), path.Draw(t, "path"), rapid.SampledFrom([]string{"GET", "PUT", "POST"}).Draw(t, "method")
-			if got, want := x.Lookup(h, p, m), search(rules, h, p, m); got.Found != want.Found || got.Value != want.Value || (got.Allow != "") != (want.Allow != "") {
+			if got, want := x.Lookup(h, p, m, nil), search(rules, h, p, m); got.Found != want.Found || got.Value != want.Value || (got.Allow != "") != (want.Allow != "") {
 				t.Fatalf("%s %s%s: got %+v, want %+v", m, h, p, got, want)
 			}
 		}
@@ -196,7 +196,7 @@ func search(rules []match.Rule[string], host, path, method string) match.Result[
 
 func TestLookupDoesNotAllocate(t *testing.T) {
 	x := routes(t, 1000)
-	if n := testing.AllocsPerRun(100, func() { x.Lookup("host7.test", "/api/v7/items/42", "GET") }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { x.Lookup("host7.test", "/api/v7/items/42", "GET", nil) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
 	}
 }
@@ -221,7 +221,7 @@ func BenchmarkLookup(b *testing.B) {
 		b.Run(fmt.Sprintf("routes=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if !x.Lookup(host, path, "GET").Found {
+				if !x.Lookup(host, path, "GET", nil).Found {
 					b.Fatal("not found")
 				}
 			}

@@ -89,7 +89,10 @@ func (x *exchange) classify(ctx context.Context, err error) *problem.Error {
 	}
 	bodyErr := x.body.failure()
 	var tooLarge *http.MaxBytesError
+	var refused *problem.Error
 	switch {
+	case errors.As(err, &refused): // by the bulkhead or the breaker
+		return refused
 	case errors.As(bodyErr, &tooLarge):
 		return bodylimit.ErrTooLarge
 	case errors.Is(context.Cause(ctx), errTimeout):

@@ -3,23 +3,24 @@
 // streaming in both directions, protocol upgrades, the bound on an exchange, and
 // the answers for everything that can go wrong on the way.
 //
-// It does not choose the route, does not authenticate, and keeps no connections:
-// those are the upstream package's. Bodies are streamed at the pace of the slower
+// It does not choose the route, does not authenticate, and does not choose the
+// target or keep connections: packages forward and upstream do. Bodies are streamed at the pace of the slower
 // side and never buffered as a whole.
 package proxy
 
 import (
 	"errors"
 	"log/slog"
+	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"strings"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/gateway/forward"
 )
 
 // Options is what all services of a process share. All fields but Issuer are
@@ -67,27 +68,38 @@ func New(o Options) (*Proxy, error) {
 // Service forwards to one backend. It is immutable.
 type Service struct {
 	proxy   *Proxy
-	target  *url.URL
-	base    string // escaped path of target, without a slash at its end
-	pool    *upstream.Pool
-	metrics *serviceMetrics
+	base    string // escaped path before that of every request, without a slash at its end
+	backend *forward.Service
+	hash    func(*http.Request) uint64 // nil when the backend needs none
+	metrics []*serviceMetrics          // by the index of the target
+	common  []attribute.KeyValue       // of spans
 	reverse *httputil.ReverseProxy
 }
 
-// Service makes the forwarder to a backend: target's scheme and host through
-// pool, with target's path, which is canonical, before every request's.
-func (p *Proxy) Service(name string, target *url.URL, pool *upstream.Pool) *Service {
+// ServiceConfig is what a service is made of. Hash may be nil.
+type ServiceConfig struct {
+	Name    string
+	Base    string // escaped canonical path that is put before every request's
+	Backend *forward.Service
+	Hash    func(*http.Request) uint64 // of a request, for consistent hashing
+}
+
+// Service makes the forwarder to a backend.
+func (p *Proxy) Service(c ServiceConfig) *Service {
 	s := &Service{
 		proxy:   p,
-		target:  target,
-		base:    strings.TrimSuffix(target.EscapedPath(), "/"),
-		pool:    pool,
-		metrics: newServiceMetrics(p.duration, name, target),
+		base:    strings.TrimSuffix(c.Base, "/"),
+		backend: c.Backend,
+		hash:    c.Hash,
+		common:  []attribute.KeyValue{attrService.String(c.Name)},
 	}
-	logger := p.logger.Handler().WithAttrs([]slog.Attr{slog.String("service", name)})
+	for _, t := range c.Backend.Targets() {
+		s.metrics = append(s.metrics, newServiceMetrics(p.duration, c.Name, t.URL))
+	}
+	logger := p.logger.Handler().WithAttrs([]slog.Attr{slog.String("service", c.Name)})
 	s.reverse = &httputil.ReverseProxy{
 		Rewrite:        s.rewrite,
-		Transport:      pool,
+		Transport:      transport{s},
 		ModifyResponse: s.modifyResponse,
 		ErrorHandler:   s.handleError,
 		BufferPool:     p.buffers,
@@ -95,4 +107,13 @@ func (p *Proxy) Service(name string, target *url.URL, pool *upstream.Pool) *Serv
 		ErrorLog: slog.NewLogLogger(logger, slog.LevelDebug),
 	}
 	return s
+}
+
+// transport hands the outbound request to the backend, together with what the
+// exchange knows.
+type transport struct{ service *Service }
+
+// RoundTrip implements [http.RoundTripper].
+func (t transport) RoundTrip(out *http.Request) (*http.Response, error) {
+	return t.service.backend.Send(&exchangeFrom(out.Context()).forward, out)
 }

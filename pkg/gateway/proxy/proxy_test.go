@@ -25,6 +25,8 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/gateway/balance"
+	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
@@ -80,7 +82,11 @@ func newFront(t *testing.T, target string, s setup) *front {
 	}
 	var pools upstream.Pools
 	t.Cleanup(func() { pools.Keep(nil) })
-	var h http.Handler = p.Service("test-service", u, pools.Get(id)).Route(s.route)
+	pool, err := pools.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h http.Handler = p.Service(serviceOf(t, u, pool)).Route(s.route)
 	if s.retired {
 		pools.Keep(nil)
 	}
@@ -951,4 +957,19 @@ func TestNewNeedsAllOptions(t *testing.T) {
 	if _, err := proxy.New(proxy.Options{}); err == nil {
 		t.Error("accepted nothing")
 	}
+}
+
+// serviceOf is a service with the one target u.
+func serviceOf(t *testing.T, u *url.URL, pool *upstream.Pool) proxy.ServiceConfig {
+	t.Helper()
+	target := balance.Target{State: balance.NewState(u.Host), Weight: 1}
+	balancer, err := balance.New(balance.Options{}, []balance.Target{target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := &url.URL{Scheme: u.Scheme, Host: u.Host}
+	return proxy.ServiceConfig{Name: "test-service", Base: u.EscapedPath(), Backend: forward.New(forward.Config{
+		Targets: []*forward.Target{{Target: target, URL: host, Pool: pool}}, Balancer: balancer,
+		Retry: forward.Retry{Attempts: 1}, Now: time.Now,
+	})}
 }

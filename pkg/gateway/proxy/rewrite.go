@@ -36,11 +36,9 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	x := exchangeFrom(in.Context())
 	x.sent = true
 
-	out.URL.Scheme, out.URL.Host = s.target.Scheme, s.target.Host
 	out.URL.Path, out.URL.RawPath = x.path, x.rawPath
 	out.URL.RawQuery = in.URL.RawQuery // as it came: nothing here decides on it
-	out.Host = s.target.Host
-	out.Trailer = nil // fields that no step has seen
+	out.Trailer = nil                  // fields that no step has seen
 
 	removeReserved(out.Header)
 	removeCredentials(out.Header, x.route.authenticated, s.proxy.issuer)

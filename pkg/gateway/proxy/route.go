@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
@@ -67,8 +68,10 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.keepHeader()
-	rt.service.pool.Begin()
-	defer rt.service.pool.End()
+	if rt.service.hash != nil {
+		x.forward.Hash = rt.service.hash(r)
+	}
+	defer x.forward.End()
 	ctx, end := x.begin(r.Context())
 	defer end()
 
@@ -98,6 +101,7 @@ type exchange struct {
 
 	path, rawPath string // of the outbound URL
 	body          watchedBody
+	forward       forward.Exchange
 	timer         *time.Timer // nil without a bound
 	kept          []keptField
 	keptSpace     [4]keptField

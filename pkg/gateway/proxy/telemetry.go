@@ -122,7 +122,10 @@ func (x *exchange) record(status int, code string) {
 	if !x.sent {
 		return
 	}
-	took, m := time.Since(x.start), x.route.service.metrics
+	took, m := time.Since(x.start), x.metrics()
+	if m == nil {
+		return // no target was asked
+	}
 	if code == "" {
 		m.response(x.client, x.method, status, took)
 	} else {
@@ -131,6 +134,7 @@ func (x *exchange) record(status int, code string) {
 	if x.span == nil {
 		return
 	}
+	x.span.SetAttributes(m.common...)
 	switch {
 	case code != "":
 		x.span.SetAttributes(attrErrorType.String(code))
@@ -143,13 +147,21 @@ func (x *exchange) record(status int, code string) {
 	}
 }
 
+// metrics are those of the target that was tried last, nil when there was none.
+func (x *exchange) metrics() *serviceMetrics {
+	if t := x.forward.Target(); t != nil {
+		return x.route.service.metrics[t.Index]
+	}
+	return nil
+}
+
 // startSpan begins the client span, if the request is traced at all: a span that
 // nobody records costs about as much as all other work of the gateway.
 func (x *exchange) startSpan(ctx context.Context) context.Context {
 	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx
 	}
-	attributes := append([]attribute.KeyValue{attrMethod.String(methodNames[methodIndex(x.method)])}, x.route.service.metrics.common...)
+	attributes := append([]attribute.KeyValue{attrMethod.String(methodNames[methodIndex(x.method)])}, x.route.service.common...)
 	ctx, x.span = x.route.service.proxy.tracer.Start(ctx, spanName(x.method),
 		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...))
 	return ctx

@@ -8,7 +8,6 @@
 package upstream
 
 import (
-	"crypto/tls"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -30,7 +29,19 @@ type Identity struct {
 	Scheme, Host    string        // Host with its port, if it has one
 	ConnectTimeout  time.Duration // for TCP and, again, for TLS
 	ResponseTimeout time.Duration // from the end of the request to the response's header
+	Protocol        Protocol
+	TLS             TLS
 }
+
+// Protocol is what is spoken through a pool.
+type Protocol uint8
+
+// The protocols.
+const (
+	Auto  Protocol = iota // HTTP/2 where it is offered over TLS, else HTTP/1.1
+	HTTP1                 // HTTP/1.1 only
+	H2C                   // HTTP/2 without TLS
+)
 
 // Pool is the connections to one address. It is safe for concurrent use.
 type Pool struct {
@@ -39,16 +50,20 @@ type Pool struct {
 	retired   atomic.Bool
 }
 
-// NewPool makes a pool without connections. It never uses a proxy from the
-// environment and never asks for or undoes compression, so that bodies pass as
-// they are.
-func NewPool(id Identity) *Pool {
+// NewPool makes a pool without connections; it fails when a file of id.TLS cannot
+// be used. It never uses a proxy from the environment and never asks for or
+// undoes compression, so that bodies pass as they are.
+func NewPool(id Identity) (*Pool, error) {
+	config, err := id.TLS.config()
+	if err != nil {
+		return nil, err
+	}
 	dialer := &net.Dialer{Timeout: id.ConnectTimeout, KeepAlive: keepAlive}
 	return &Pool{transport: &http.Transport{
 		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    id.ConnectTimeout,
-		ForceAttemptHTTP2:      id.Scheme == "https",
+		Protocols:              protocols(id),
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    maxIdlePerHost,
 		IdleConnTimeout:        idleTimeout,
@@ -57,7 +72,15 @@ func NewPool(id Identity) *Pool {
 		MaxResponseHeaderBytes: maxResponseHeader,
 		WriteBufferSize:        bufferSize,
 		ReadBufferSize:         bufferSize,
-	}}
+	}}, nil
+}
+
+func protocols(id Identity) *http.Protocols {
+	var p http.Protocols
+	p.SetHTTP1(id.Protocol != H2C)
+	p.SetHTTP2(id.Protocol == Auto && id.Scheme == "https")
+	p.SetUnencryptedHTTP2(id.Protocol == H2C)
+	return &p
 }
 
 // RoundTrip implements [http.RoundTripper]. It belongs between Begin and End.
@@ -91,16 +114,19 @@ type Pools struct {
 }
 
 // Get returns the pool of id, a new one if there is none yet.
-func (ps *Pools) Get(id Identity) *Pool {
-	p := ps.byID[id]
-	if p == nil {
-		if ps.byID == nil {
-			ps.byID = map[Identity]*Pool{}
-		}
-		p = NewPool(id)
-		ps.byID[id] = p
+func (ps *Pools) Get(id Identity) (*Pool, error) {
+	if p := ps.byID[id]; p != nil {
+		return p, nil
 	}
-	return p
+	p, err := NewPool(id)
+	if err != nil {
+		return nil, err
+	}
+	if ps.byID == nil {
+		ps.byID = map[Identity]*Pool{}
+	}
+	ps.byID[id] = p
+	return p, nil
 }
 
 // Keep retires every pool but those of used.

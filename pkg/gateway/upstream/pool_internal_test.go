@@ -13,7 +13,11 @@ import (
 // TestPoolUsesNoProxy looks inside: [net/http] never sends requests to the local
 // machine through a proxy, so a server here would not notice.
 func TestPoolUsesNoProxy(t *testing.T) {
-	if NewPool(Identity{}).transport.Proxy != nil {
+	p, err := NewPool(Identity{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.transport.Proxy != nil {
 		t.Error("the environment of the process can redirect requests")
 	}
 }
@@ -27,7 +31,10 @@ func TestPoolSpeaksHTTP2OverTLS(t *testing.T) {
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	defer s.Close()
-	p := NewPool(Identity{Scheme: "https", Host: s.Listener.Addr().String(), ConnectTimeout: 10 * time.Second, ResponseTimeout: 10 * time.Second})
+	p, err := NewPool(Identity{Scheme: "https", Host: s.Listener.Addr().String(), ConnectTimeout: 10 * time.Second, ResponseTimeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer p.retire()
 	p.transport.TLSClientConfig.RootCAs = x509.NewCertPool()
 	p.transport.TLSClientConfig.RootCAs.AddCert(s.Certificate())

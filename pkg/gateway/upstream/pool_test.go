@@ -93,7 +93,7 @@ func TestPoolSurvivesByIdentity(t *testing.T) {
 	var pools upstream.Pools
 	id := b.identity()
 	for range 3 {
-		p := pools.Get(id)
+		p := mustGet(t, &pools, id)
 		p.Begin()
 		drain(t, get(t, p, b.URL))
 		p.End()
@@ -104,7 +104,7 @@ func TestPoolSurvivesByIdentity(t *testing.T) {
 	}
 	other := id
 	other.ResponseTimeout++
-	if pools.Get(other) == pools.Get(id) {
+	if mustGet(t, &pools, other) == mustGet(t, &pools, id) {
 		t.Error("services with different timeouts share a pool")
 	}
 	pools.Keep(nil)
@@ -120,7 +120,7 @@ func TestRetiredPoolNeverCutsARequest(t *testing.T) {
 		fmt.Fprint(w, "end")
 	}))
 	var pools upstream.Pools
-	p := pools.Get(b.identity())
+	p := mustGet(t, &pools, b.identity())
 	p.Begin()
 	resp := get(t, p, b.URL)
 
@@ -141,7 +141,7 @@ func TestRetiredPoolNeverCutsARequest(t *testing.T) {
 func TestRetiredPoolServesALateRequest(t *testing.T) {
 	b := newBackend(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
 	var pools upstream.Pools
-	p := pools.Get(b.identity())
+	p := mustGet(t, &pools, b.identity())
 	pools.Keep(nil)
 	p.Begin()
 	drain(t, get(t, p, b.URL))
@@ -164,7 +164,7 @@ func TestPoolPassesCompressedBodiesAsTheyAre(t *testing.T) {
 	}))
 	var pools upstream.Pools
 	defer pools.Keep(nil)
-	resp := get(t, pools.Get(b.identity()), b.URL)
+	resp := get(t, mustGet(t, &pools, b.identity()), b.URL)
 	defer resp.Body.Close()
 	if resp.Uncompressed || resp.Header.Get("Content-Encoding") != "gzip" {
 		t.Error("the pool undid the compression")
@@ -182,9 +182,19 @@ func TestPoolBoundsTheResponseHeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := pools.Get(b.identity()).RoundTrip(r)
+	resp, err := mustGet(t, &pools, b.identity()).RoundTrip(r)
 	if err == nil {
 		resp.Body.Close()
 		t.Error("a header of 1 MiB was accepted")
 	}
+}
+
+// mustGet is Pools.Get for identities without files, which cannot fail.
+func mustGet(t *testing.T, pools *upstream.Pools, id upstream.Identity) *upstream.Pool {
+	t.Helper()
+	p, err := pools.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

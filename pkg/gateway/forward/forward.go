@@ -1,0 +1,319 @@
+// Package forward sends a request to one of the targets of a service, and once
+// more to another where that is safe. It puts together what stands in the way of
+// trouble, in this order: bulkhead, breaker, then for each attempt the choice of
+// a target and what is learned from it.
+//
+// It does not know HTTP's outer side (package proxy does), and it does not decide
+// whether targets are well; it tells those who do what became of each attempt.
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/keywarden/keywarden/pkg/gateway/balance"
+	"github.com/keywarden/keywarden/pkg/gateway/health"
+	"github.com/keywarden/keywarden/pkg/gateway/resilience"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+)
+
+// Target is one address of a service.
+type Target struct {
+	balance.Target
+	URL   *url.URL // scheme and host
+	Pool  *upstream.Pool
+	Index int // place in Config.Targets
+}
+
+// Reason is a failure after which a request may be sent again.
+type Reason uint8
+
+// The reasons.
+const (
+	OnConnect Reason = 1 << iota // no connection could be made: nothing was sent
+	OnReset                      // the connection ended before an answer
+	OnTimeout                    // no answer in time
+	On502
+	On503
+	On504
+)
+
+// Retry says when a request is sent again.
+type Retry struct {
+	Attempts   int // in all, at least 1
+	On         Reason
+	Backoff    time.Duration
+	MaxBackoff time.Duration
+	Budget     *resilience.Budget // of all reasons but OnConnect; nil for no bound
+}
+
+// Config is what a service is made of. Balancer and Targets are required and
+// agree; what is nil is not there.
+type Config struct {
+	Targets  []*Target
+	Balancer *balance.Balancer
+	Watcher  *health.Watcher
+	Breaker  *resilience.Breaker
+	Bulkhead *resilience.Bulkhead
+	Retry    Retry
+	Now      func() time.Time
+}
+
+// Service sends requests to its targets. It is safe for concurrent use.
+type Service struct {
+	config  Config
+	byState map[*balance.State]*Target
+}
+
+// New makes a service.
+func New(c Config) *Service {
+	s := &Service{config: c, byState: make(map[*balance.State]*Target, len(c.Targets))}
+	for _, t := range c.Targets {
+		s.byState[t.State] = t
+	}
+	return s
+}
+
+// Targets are the targets of the service.
+func (s *Service) Targets() []*Target { return s.config.Targets }
+
+// Exchange is one request on its way, from Send to End. The zero value with Hash
+// set is ready; it belongs to the request's goroutine.
+type Exchange struct {
+	Hash uint64 // for consistent hashing
+
+	target   *Target
+	tried    []*balance.State
+	leave    func() // of the bulkhead
+	Attempts int    // how often it was sent
+}
+
+// Target is the one that was tried last; nil before the first.
+func (x *Exchange) Target() *Target { return x.target }
+
+// End says that the exchange is over, its response's body included. It may be
+// called without Send, and once.
+func (x *Exchange) End() {
+	if x.target != nil {
+		x.target.State.End()
+		x.target.Pool.End()
+	}
+	if x.leave != nil {
+		x.leave()
+	}
+}
+
+// ErrNoTarget cannot happen: every service has a target.
+var ErrNoTarget = errors.New("the service has no target")
+
+// Send sends out to a target and returns its answer. out has no host yet; the
+// caller closes its body, in case nobody else has. An error is that of the last
+// attempt, or says why none was made.
+func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
+	ctx := out.Context()
+	if s.config.Bulkhead != nil {
+		leave, err := s.config.Bulkhead.Enter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		x.leave = leave
+	}
+	report := func(bool) {}
+	if s.config.Breaker != nil {
+		admitted, err := s.config.Breaker.Admit()
+		if err != nil {
+			return nil, err
+		}
+		report = admitted
+	}
+	if s.config.Retry.Budget != nil {
+		s.config.Retry.Budget.Request()
+	}
+	if out.Body != nil && s.config.Retry.Attempts > 1 {
+		out.Body = &unreadBody{ReadCloser: out.Body}
+	}
+	resp, err, failed := s.attempts(ctx, x, out)
+	report(failed)
+	return resp, err
+}
+
+// attempts sends out until there is an answer to give, or no further attempt is
+// allowed.
+func (s *Service) attempts(ctx context.Context, x *Exchange, out *http.Request) (_ *http.Response, err error, failed bool) { //nolint:staticcheck // the error belongs to the response
+	for {
+		resp, err := s.attempt(x, out)
+		failed := s.learn(ctx, x, resp, err)
+		x.Attempts++
+		if !s.again(ctx, x, out, resp, err) {
+			return resp, err, failed
+		}
+		discard(resp)
+		if pause := resilience.Backoff(s.config.Retry.Backoff, s.config.Retry.MaxBackoff, x.Attempts); !wait(ctx, pause) {
+			return nil, context.Cause(ctx), failed
+		}
+		// A request that has failed may still be in the hands of its transport.
+		out = out.Clone(ctx)
+	}
+}
+
+// attempt chooses a target and sends out to it.
+func (s *Service) attempt(x *Exchange, out *http.Request) (*http.Response, error) {
+	if x.target != nil {
+		x.tried = append(x.tried, x.target.State)
+		x.target.State.End()
+		x.target.Pool.End()
+		x.target = nil
+	}
+	begun := s.config.Now()
+	chosen, ok := s.pick(x, begun)
+	if !ok {
+		return nil, ErrNoTarget
+	}
+	x.target = s.byState[chosen.State]
+	x.target.State.Begin()
+	x.target.Pool.Begin()
+	out.URL.Scheme, out.URL.Host, out.Host = x.target.URL.Scheme, x.target.URL.Host, x.target.URL.Host
+	resp, err := x.target.Pool.RoundTrip(out)
+	if err == nil {
+		x.target.State.Observe(s.config.Now().Sub(begun))
+	}
+	return resp, err
+}
+
+// pick prefers targets that were not tried yet.
+func (s *Service) pick(x *Exchange, now time.Time) (balance.Target, bool) {
+	if len(x.tried) == 0 {
+		return s.config.Balancer.Pick(now, x.Hash, nil)
+	}
+	tried := func(state *balance.State) bool { return slices.Contains(x.tried, state) }
+	if t, ok := s.config.Balancer.Pick(now, x.Hash, tried); ok {
+		return t, true
+	}
+	return s.config.Balancer.Pick(now, x.Hash, nil)
+}
+
+// learn tells the watcher what became of an attempt, and returns whether it
+// failed. A client that went away says nothing about the target.
+func (s *Service) learn(ctx context.Context, x *Exchange, resp *http.Response, err error) (failed bool) {
+	if err != nil && ctx.Err() != nil && !timedOut(ctx) {
+		return false
+	}
+	failed = err != nil || resp.StatusCode >= http.StatusInternalServerError
+	if s.config.Watcher != nil && x.target != nil {
+		s.config.Watcher.Result(x.target.State, failed, s.config.Now())
+	}
+	return failed
+}
+
+// timedOut reports whether the context ended by its own deadline or bound, and
+// not because the client went away.
+func timedOut(ctx context.Context) bool { return !errors.Is(context.Cause(ctx), context.Canceled) }
+
+// again reports whether the request is to be sent once more. What may have
+// reached a target is repeated only if its method says that this does no harm,
+// and if it has no body, of which a part may be gone (RFC 9110 section 9.2.2).
+func (s *Service) again(ctx context.Context, x *Exchange, out *http.Request, resp *http.Response, err error) bool {
+	r := &s.config.Retry
+	if x.Attempts >= r.Attempts || ctx.Err() != nil || errors.Is(err, ErrNoTarget) {
+		return false
+	}
+	reason := reasonOf(resp, err)
+	if reason&r.On == 0 {
+		return false
+	}
+	if reason == OnConnect {
+		return true
+	}
+	if !idempotent(out.Method) || out.Body != nil && out.Body != http.NoBody {
+		return false
+	}
+	return r.Budget == nil || r.Budget.Retry()
+}
+
+func reasonOf(resp *http.Response, err error) Reason {
+	var op *net.OpError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case err == nil:
+		switch resp.StatusCode {
+		case http.StatusBadGateway:
+			return On502
+		case http.StatusServiceUnavailable:
+			return On503
+		case http.StatusGatewayTimeout:
+			return On504
+		}
+		return 0
+	case errors.As(err, &op) && op.Op == "dial":
+		return OnConnect
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return OnTimeout
+	default:
+		return OnReset
+	}
+}
+
+// idempotent reports whether repeating the method has the effect of doing it
+// once.
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+// unreadBody stays open until somebody has read from it: a transport that cannot
+// connect closes the body, which the next attempt needs.
+type unreadBody struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+// Read implements [io.Reader].
+func (b *unreadBody) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.ReadCloser.Read(p)
+}
+
+// Close implements [io.Closer].
+func (b *unreadBody) Close() error {
+	if !b.read.Load() {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}
+
+// maxDiscard bounds what is read of an answer that is not given, so that its
+// connection can be used again.
+const maxDiscard = 16 << 10
+
+func discard(resp *http.Response) {
+	if resp == nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
+	_ = resp.Body.Close()
+}
+
+// wait pauses; it reports whether the context still goes on.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
