@@ -47,12 +47,16 @@ func ValidScope(name string) bool {
 type Roles struct{ scopes map[Role][]string }
 
 // NewRoles makes the table. extra adds backend scopes to the user role, so that
-// users may put them on their keys; the admin role holds everything.
+// users may put them on their keys; the admin role holds everything. A scope of
+// the platform in extra is an error: it would make every user an admin.
 func NewRoles(extra []string) (Roles, error) {
 	user := []string{ScopeProfileRead, ScopeProfileWrite, ScopeKeysRead, ScopeKeysWrite}
 	for _, s := range extra {
-		if !ValidScope(s) {
+		switch {
+		case !ValidScope(s):
 			return Roles{}, fmt.Errorf("scope %q is not a valid scope name", s)
+		case slices.Contains([]string{ScopeUsersRead, ScopeUsersWrite, ScopeAuditRead, ScopeKeysAdmin}, s):
+			return Roles{}, fmt.Errorf("scope %q belongs to the platform's admins and cannot be given to every user", s)
 		}
 		user = append(user, s)
 	}

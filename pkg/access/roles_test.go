@@ -110,3 +110,11 @@ func TestScopeNamesAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestNewRolesRefusesToMakeEveryUserAnAdmin(t *testing.T) {
+	for _, scope := range []string{access.ScopeUsersRead, access.ScopeUsersWrite, access.ScopeAuditRead, access.ScopeKeysAdmin, access.Wildcard} {
+		if _, err := access.NewRoles([]string{"orders:read", scope}); err == nil {
+			t.Errorf("%s can be given to every user", scope)
+		}
+	}
+}
