@@ -61,7 +61,7 @@ func DecodeStrict(body []byte, dst any) error {
 		return problem.ErrInvalid.WithFields(w.fields)
 	}
 	if err := json.Unmarshal(body, dst); err != nil {
-		return typeProblem(err)
+		return typeProblem(err, reflect.TypeOf(dst).Elem())
 	}
 	return nil
 }
@@ -213,12 +213,30 @@ func syntaxProblem(err error) error {
 	return problem.ErrInvalid.WithDetail("The body is not valid JSON: it ends too early.").With(err)
 }
 
-func typeProblem(err error) error {
+// typeProblem names the field of t whose value has the wrong type. The library
+// tells the list but not the place of a wrong element.
+func typeProblem(err error, t reflect.Type) error {
 	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.Field != "" {
-		return problem.ErrInvalid.WithField(wrong.Field, "must be %s, not %s", jsonKind(wrong.Type), clipName(wrong.Value)).With(err)
+	if !errors.As(err, &wrong) || wrong.Field == "" {
+		return problem.ErrInvalid.WithDetail("The body could not be read: a value has the wrong form.").With(err)
 	}
-	return problem.ErrInvalid.WithDetail("The body could not be read: a value has the wrong form.").With(err)
+	subject := ""
+	if field := pointed(typeAt(t, wrong.Field)); elementOf(field) != nil && field != wrong.Type {
+		subject = "each element "
+	}
+	return problem.ErrInvalid.WithField(wrong.Field, "%smust be %s, not %s", subject, jsonKind(wrong.Type), clipName(wrong.Value)).With(err)
+}
+
+// typeAt is the type of the field at a path such as "a.b", through lists; nil
+// when it is not ours to know.
+func typeAt(t reflect.Type, path string) reflect.Type {
+	for name := range strings.SplitSeq(path, ".") {
+		if element := elementOf(t); element != nil {
+			t = element
+		}
+		t = membersOf(t)[name]
+	}
+	return t
 }
 
 // jsonKind names a Go type in the words of JSON.

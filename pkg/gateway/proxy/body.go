@@ -12,12 +12,17 @@ import (
 type watchedBody struct {
 	io.ReadCloser
 	failed atomic.Pointer[error]
+	ended  atomic.Bool // it was read to its end
 }
 
 // Read implements [io.Reader].
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		b.ended.Store(true)
+	default:
 		b.failed.CompareAndSwap(nil, &err)
 	}
 	return n, err

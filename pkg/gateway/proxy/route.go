@@ -71,6 +71,12 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rt.service.hash != nil {
 		x.forward.Hash = rt.service.hash(r)
 	}
+	rt.forward(w, r, x)
+	x.endBody(r)
+}
+
+// forward exchanges the request for an answer of the service.
+func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	defer x.forward.End()
 	ctx, end := x.begin(r.Context())
 	defer end()
@@ -140,6 +146,18 @@ func (x *exchange) begin(ctx context.Context) (context.Context, func()) {
 		}
 		x.endSpan()
 	}
+}
+
+// endBody looks for the end of a body that the service did not want. net/http
+// does so only after the handler, and in full duplex it then mistakes its own
+// watch for the end of the connection for a read of the body, and panics. The
+// answer goes first: the client may wait for it before it sends the rest.
+func (x *exchange) endBody(r *http.Request) {
+	if r.ProtoMajor != 1 || x.body.ReadCloser == nil || x.body.ended.Load() {
+		return
+	}
+	_ = http.NewResponseController(x.w).Flush()
+	_ = x.body.Close()
 }
 
 // errNotCanonical cannot happen: routes match canonical paths by their prefix.

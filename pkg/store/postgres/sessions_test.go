@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +14,9 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
+	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/session"
+	"github.com/keywarden/keywarden/pkg/throttle"
 )
 
 func refreshDigest(i int) [sha256.Size]byte { return sha256.Sum256(fmt.Append(nil, "refresh", i)) }
@@ -315,5 +319,47 @@ func TestSigningKeysAreThoseThatVerifyOldestFirst(t *testing.T) {
 	keys, err := w.SigningKeys(ctx, at)
 	if err != nil || len(keys) != 2 || keys[0].ID != old.ID || keys[1].ID != next.ID || string(keys[0].Sealed) != "sealed anew" {
 		t.Errorf("%v, %v", keys, err)
+	}
+}
+
+// onlyUser is accounts with one user and any password.
+type onlyUser struct{ u account.User }
+
+func (a onlyUser) Authenticate(context.Context, string, string) (account.User, error) {
+	return a.u, nil
+}
+
+func (a onlyUser) Get(context.Context, string) (account.User, error) { return a.u, nil }
+
+func TestDatabaseHoldsNoToken(t *testing.T) {
+	w := newWorld(t)
+	roles, err := access.NewRoles(nil)
+	w.must(err)
+	ignore, logger := func(changes.Event) {}, slog.New(slog.DiscardHandler)
+	signer := session.NewSigner(session.TokenOptions{
+		Issuer: "issuer", Audience: "audience", TTL: time.Minute, Rotation: time.Hour, Roles: roles, Ring: w.ring, Keys: w.Store,
+		Notify: ignore, Now: time.Now, Logger: logger,
+	})
+	w.must(signer.Refresh(t.Context()))
+	limiter, err := throttle.New(1, time.Second, time.Now)
+	w.must(err)
+	service := session.NewService(session.Options{
+		Store: w.Store, Accounts: onlyUser{w.user(access.RoleUser)}, Signer: signer, Notify: ignore, IdleTTL: time.Hour, TTL: time.Hour,
+		Now: time.Now, Logger: logger, Throttles: session.Throttles{Account: limiter, Address: limiter, Known: limiter},
+	})
+	first, err := service.Login(t.Context(), "ada@example.com", canary, "")
+	w.must(err)
+	second, err := service.Refresh(t.Context(), first.Refresh.Reveal(), "")
+	w.must(err)
+	for _, table := range tables {
+		var text string
+		w.must(w.pool.QueryRow(t.Context(), `SELECT coalesce(string_agg(r::text, ' '), '') FROM `+table+` r`).Scan(&text))
+		for _, secret := range []string{
+			canary, first.Access.Reveal(), first.Refresh.Reveal(), second.Refresh.Reveal(), strings.TrimPrefix(second.Refresh.Reveal(), "kwr_"),
+		} {
+			if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
+				t.Errorf("table %s holds a secret", table)
+			}
+		}
 	}
 }
