@@ -161,7 +161,7 @@ const (
 	demoFile      = "dev-credentials.sealed"
 	demoFilePlace = "file/" + demoFile
 	demoKeyName   = "keywarden dev"
-	demoKeyToken  = "keywarden-dev" // for idempotency
+	demoKeyOnce   = "keywarden-dev" // idempotency key
 )
 
 // demoSecrets is the content of the sealed file.
@@ -218,7 +218,7 @@ func (d *Demo) makeAdmin(ctx context.Context, p *Platform, password string) (key
 	} else if err != nil {
 		return "", err
 	}
-	minted, err := p.Keys.Create(ctx, u.ID, u.Role, apikey.Request{Name: demoKeyName}, demoKeyToken)
+	minted, err := p.Keys.Create(ctx, u.ID, u.Role, apikey.Request{Name: demoKeyName}, demoKeyOnce)
 	if err != nil {
 		return "", err
 	}

@@ -124,7 +124,7 @@ func (p *Platform) buildSessions(cfg *config.Config, logger *slog.Logger) (err e
 	p.Signer = session.NewSigner(session.TokenOptions{
 		Issuer: cfg.Tokens.Issuer, Audience: cfg.Tokens.Audience, TTL: cfg.Tokens.AccessTTL,
 		Leeway: cfg.Tokens.Leeway, Rotation: cfg.Tokens.SigningKeyRotation, Roles: p.Roles, Ring: p.Ring,
-		Keys: p.Store, Notify: p.Follower.Apply, Now: time.Now, Logger: logger,
+		Keys: p.Store, Now: time.Now, Logger: logger,
 	})
 	var throttles session.Throttles
 	t := cfg.Throttle

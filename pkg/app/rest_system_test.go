@@ -302,7 +302,7 @@ func TestPublishedKeysVerifyTokens(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the token does not verify: %v", err)
 	}
-	wantMembers(t, object(token.Header), "alg", "typ", "kid")
+	wantMembers(t, token.Header, "alg", "typ", "kid")
 	if token.Header["typ"] != "at+jwt" {
 		t.Errorf("typ %v", token.Header["typ"])
 	}

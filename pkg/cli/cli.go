@@ -91,7 +91,7 @@ func Execute(sys System) int {
 // code.
 func Main(ctx context.Context, sys System) int {
 	c := &command{sys: sys}
-	root := c.root()
+	root := c.root() //nolint:contextcheck // cobra hands ctx to the commands
 	root.SetArgs(sys.Args)
 	root.SetIn(sys.Stdin)
 	root.SetOut(sys.Stdout)

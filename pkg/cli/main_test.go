@@ -78,7 +78,6 @@ type program struct {
 	stdout *output
 	stderr *output
 	ended  chan struct{}
-	killed bool
 }
 
 // start starts the program; the end of the test kills what still runs then.
@@ -200,7 +199,6 @@ func (p *program) stop() {
 // kill ends the program as a crash does.
 func (p *program) kill() {
 	p.tb.Helper()
-	p.killed = true
 	p.signal(syscall.SIGKILL)
 	p.wait()
 }

@@ -26,7 +26,7 @@ func TestNameFindsWhatWasMeant(t *testing.T) {
 }
 
 func TestQuestionIsEmptyWithoutASuggestion(t *testing.T) {
-	if got := nearest.Question("nmae", []string{"name"}); got != ", did you mean name?" {
+	if got := nearest.Question("nane", []string{"name"}); got != ", did you mean name?" {
 		t.Errorf("got %q", got)
 	}
 	if got := nearest.Question("other", []string{"name"}); got != "" {

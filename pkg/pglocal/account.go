@@ -89,7 +89,7 @@ func (a account) own(path string) error {
 // command prepares a program that runs as the account, in dir, and that gets
 // onParentDeath where the system can do so.
 func (a account) command(dir string, onParentDeath syscall.Signal, program string, args ...string) *exec.Cmd {
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(program, args...) //nolint:noctx // the server outlives the context that starts it
 	cmd.Dir = dir
 	cmd.Env = environment()
 	// In a process group of its own it does not get the terminal's Ctrl-C: it has
@@ -119,7 +119,7 @@ func (a account) output(ctx context.Context, program string, args ...string) (st
 func environment() []string {
 	env := []string{"LC_ALL=C"}
 	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
-		if value, ok := os.LookupEnv(name); ok {
+		if value, ok := os.LookupEnv(name); ok { //nolint:forbidigo // where programs and their libraries are
 			env = append(env, name+"="+value)
 		}
 	}

@@ -47,7 +47,7 @@ func sharedDir(t *testing.T) string {
 			t.Fatal(err)
 		}
 		sharedParent = parent
-		if err := os.Chmod(parent, 0o711); err != nil { //nolint:gosec // Another user has to pass.
+		if err := os.Chmod(parent, 0o711); err != nil { // Another user has to pass.
 			t.Fatal(err)
 		}
 	}
@@ -109,7 +109,7 @@ func killChild(t *testing.T, child *exec.Cmd) {
 func dataDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { //nolint:gosec // Another user has to pass.
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // Another user has to pass.
 		t.Fatal(err)
 	}
 	dir = filepath.Join(dir, "pg")

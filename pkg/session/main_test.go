@@ -130,7 +130,7 @@ func newTestSigner(t testing.TB, keys KeyStore, ring *seal.Keyring, now func() t
 	t.Helper()
 	return NewSigner(TokenOptions{
 		Issuer: testIssuer, Audience: testAudience, TTL: testTTL, Leeway: testLeeway, Rotation: testRotation,
-		Roles: testRoles(t), Ring: ring, Keys: keys, Notify: func(changes.Event) {}, Now: now, Logger: slog.New(slog.DiscardHandler),
+		Roles: testRoles(t), Ring: ring, Keys: keys, Now: now, Logger: slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -90,7 +90,7 @@ func newPlatform(t *testing.T, l limits) *platform {
 	})
 	signer := session.NewSigner(session.TokenOptions{
 		Issuer: "issuer", Audience: "audience", TTL: 15 * time.Minute, Leeway: time.Second, Rotation: 1000 * time.Hour, Roles: roles,
-		Ring: ring, Keys: store, Notify: notify, Now: p.now, Logger: slog.New(slog.DiscardHandler),
+		Ring: ring, Keys: store, Now: p.now, Logger: slog.New(slog.DiscardHandler),
 	})
 	p.must(signer.Refresh(t.Context()))
 	limiter := func(burst int) *throttle.Limiter {

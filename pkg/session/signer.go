@@ -56,7 +56,6 @@ type TokenOptions struct {
 	Roles    access.Roles
 	Ring     *seal.Keyring
 	Keys     KeyStore
-	Notify   func(changes.Event)
 	Now      func() time.Time
 	Logger   *slog.Logger
 }

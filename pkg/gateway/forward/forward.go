@@ -102,7 +102,7 @@ func (x *Exchange) Target() *Target { return x.target }
 // called without Send, and once.
 func (x *Exchange) End() {
 	if x.target != nil {
-		x.target.State.End()
+		x.target.End()
 		x.target.Pool.End()
 	}
 	if x.leave != nil {
@@ -146,7 +146,7 @@ func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
 
 // attempts sends out until there is an answer to give, or no further attempt is
 // allowed.
-func (s *Service) attempts(ctx context.Context, x *Exchange, out *http.Request) (_ *http.Response, err error, failed bool) { //nolint:staticcheck // the error belongs to the response
+func (s *Service) attempts(ctx context.Context, x *Exchange, out *http.Request) (_ *http.Response, err error, failed bool) {
 	for {
 		resp, err := s.attempt(x, out)
 		failed := s.learn(ctx, x, resp, err)
@@ -167,7 +167,7 @@ func (s *Service) attempts(ctx context.Context, x *Exchange, out *http.Request) 
 func (s *Service) attempt(x *Exchange, out *http.Request) (*http.Response, error) {
 	if x.target != nil {
 		x.tried = append(x.tried, x.target.State)
-		x.target.State.End()
+		x.target.End()
 		x.target.Pool.End()
 		x.target = nil
 	}
@@ -177,12 +177,12 @@ func (s *Service) attempt(x *Exchange, out *http.Request) (*http.Response, error
 		return nil, ErrNoTarget
 	}
 	x.target = s.byState[chosen.State]
-	x.target.State.Begin()
+	x.target.Begin()
 	x.target.Pool.Begin()
 	out.URL.Scheme, out.URL.Host, out.Host = x.target.URL.Scheme, x.target.URL.Host, x.target.URL.Host
 	resp, err := x.target.Pool.RoundTrip(out)
 	if err == nil {
-		x.target.State.Observe(s.config.Now().Sub(begun))
+		x.target.Observe(s.config.Now().Sub(begun))
 	}
 	return resp, err
 }

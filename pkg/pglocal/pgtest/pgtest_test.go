@@ -398,7 +398,7 @@ func TestClusterThatCannotBeTrustedIsMadeAnew(t *testing.T) {
 func tempDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { //nolint:gosec // Another user has to pass.
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // Another user has to pass.
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

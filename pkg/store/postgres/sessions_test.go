@@ -338,7 +338,7 @@ func TestDatabaseHoldsNoToken(t *testing.T) {
 	ignore, logger := func(changes.Event) {}, slog.New(slog.DiscardHandler)
 	signer := session.NewSigner(session.TokenOptions{
 		Issuer: "issuer", Audience: "audience", TTL: time.Minute, Rotation: time.Hour, Roles: roles, Ring: w.ring, Keys: w.Store,
-		Notify: ignore, Now: time.Now, Logger: logger,
+		Now: time.Now, Logger: logger,
 	})
 	w.must(signer.Refresh(t.Context()))
 	limiter, err := throttle.New(1, time.Second, time.Now)
