@@ -278,7 +278,7 @@ func (g *Gateway) handOver(before, next *snapshot) {
 		// Nobody asks these targets any more: a verdict of before must not stick.
 		if after := next.backends[name]; after == nil || after.active == nil {
 			for _, t := range b.targets {
-				t.State.SetDown(false, time.Now())
+				t.SetDown(false, time.Now())
 			}
 		}
 	}

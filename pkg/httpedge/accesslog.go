@@ -40,7 +40,7 @@ func (o *observer) log(r *http.Request, x *exchange) {
 			attrs = append(attrs, slog.String(name, value))
 		}
 	}
-	text("host", x.info.Host)
+	text("host", withoutCredentials(x.info.Host))
 	text("route", x.info.Route)
 	text("service", x.info.Service)
 	text("subject", x.info.Subject)

@@ -13,13 +13,13 @@ var credentialShapes = regexp.MustCompile(
 		`|(kwr_)[0-9A-Za-z_-]{8,}` +
 		`|(eyJ)[0-9A-Za-z_-]+\.[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]*)?`)
 
-// withoutCredentials is path without the secret part of credentials that
-// somebody took for a part of it, such as a key where the id of one belongs.
-func withoutCredentials(path string) string {
-	for _, sign := range []string{"_live_", "_test_", "kwr_", "eyJ"} {
-		if strings.Contains(path, sign) {
-			return credentialShapes.ReplaceAllString(path, "${1}${2}${3}[redacted]")
+// withoutCredentials is a path or a host without the secret part of credentials
+// that somebody put there, such as a key where the id of one belongs.
+func withoutCredentials(text string) string {
+	for _, sign := range [...]string{"_live_", "_test_", "kwr_", "eyJ"} {
+		if strings.Contains(text, sign) {
+			return credentialShapes.ReplaceAllString(text, "${1}${2}${3}[redacted]")
 		}
 	}
-	return path
+	return text
 }

@@ -150,7 +150,7 @@ func describe(span trace.Span, r *http.Request, x *exchange) {
 	text(semconv.URLSchemeKey, schemeName(x.https))
 	text(semconv.URLPathKey, x.path)
 	text(semconv.NetworkProtocolVersionKey, protocol(r))
-	text(semconv.ServerAddressKey, x.info.Host)
+	text(semconv.ServerAddressKey, withoutCredentials(x.info.Host))
 	text(semconv.UserAgentOriginalKey, r.UserAgent())
 	if x.info.Client.IsValid() {
 		text(semconv.ClientAddressKey, x.info.Client.String())
