@@ -30,7 +30,7 @@ test-short: ## Run the suite without the long runs and without the race detector
 
 .PHONY: test-fault
 test-fault: ## Run the long fault and revocation runs
-	KEYWARDEN_TEST_LONG=1 $(GO) test -run 'Fault|Revocation|Outage' -count=1 -timeout 60m ./pkg/app/...
+	KEYWARDEN_TEST_LONG=1 $(GO) test -run 'Fault|Revo|Outage|Kill|Term|Reload|Replica' -count=1 -timeout 60m ./pkg/app/... ./pkg/cli/...
 
 FUZZTIME ?= 30s
 .PHONY: fuzz

@@ -290,6 +290,11 @@ func TestSecretsAreFoundNowhere(t *testing.T) {
 	if err := v.Stop(); err != nil { // sends the last traces
 		t.Fatal(err)
 	}
+	for _, line := range v.Log.Lines(t) {
+		if line["msg"] == "http server" {
+			t.Errorf("a connection went wrong: %v", line)
+		}
+	}
 	places := map[string][]byte{
 		"the log": []byte(v.Log.String()), "the metrics": metrics, "the database": database, "the audit trail": auditRows,
 		"the traces": collector.raw, "the answers": v.answers.Bytes(),

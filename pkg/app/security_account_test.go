@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -359,7 +360,9 @@ func runCommand(t *testing.T, env map[string]string, args ...string) (code int, 
 	for name, value := range env {
 		environ = append(environ, name+"="+value)
 	}
-	code = cli.Main(t.Context(), cli.System{
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // what starts against expectation ends, with code 0
+	defer cancel()
+	code = cli.Main(ctx, cli.System{
 		Args:    args,
 		Lookup:  func(name string) (string, bool) { v, ok := env[name]; return v, ok },
 		Environ: environ, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,

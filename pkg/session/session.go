@@ -170,11 +170,11 @@ func (s *Service) admit(ctx context.Context, email string, client netip.Addr) (r
 	}
 	// Somebody guesses at this account. Where it was used before it still opens.
 	known, err := s.Store.KnownClient(ctx, email, client.String())
-	if err != nil || !known {
+	if err != nil {
 		s.Throttles.Address.Refund(address)
-		if err != nil {
-			return nil, err
-		}
+		return nil, err
+	}
+	if !known { // the address stays charged: each of these attempts costs a query
 		return nil, access.ErrThrottled.WithRetryAfter(wait)
 	}
 	own := email + " " + address
