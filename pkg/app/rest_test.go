@@ -157,6 +157,29 @@ func (a *answers) missing() ([]string, error) {
 	return missing, nil
 }
 
+// The check of TestMain must not pass because it looks at nothing.
+func TestMissingAnswersAreNoticed(t *testing.T) {
+	var a answers
+	all, err := a.missing()
+	if err != nil || len(all) < 100 {
+		t.Fatalf("%d documented answers: %v", len(all), err)
+	}
+	a.note("DELETE", "/users/{id}", http.StatusConflict)
+	left, err := a.missing()
+	if err != nil || len(left) != len(all)-1 || slices.Contains(left, "DELETE /users/{id} 409") {
+		t.Errorf("%d of %d are missing after one: %v", len(left), len(all), err)
+	}
+	d := documentedAPI(t)
+	for target, want := range map[string]string{
+		"/users/me": "/users/me", "/users/" + unknownID + "?x=1": "/users/{id}", "/api-keys/self": "/api-keys/self",
+		"/api-keys/1/rotate": "/api-keys/{id}/rotate", "/api-keys/1/2": "", "/users/": "", "/none": "",
+	} {
+		if got := d.template(target); got != want {
+			t.Errorf("%s is taken for %q, want %q", target, got, want)
+		}
+	}
+}
+
 // ---- the program under test
 
 // roomy keeps throttles out of the way of tests that are not about them.

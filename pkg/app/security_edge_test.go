@@ -866,16 +866,15 @@ const firstPart = 1 << 20
 // for -1, in chunks.
 func streamBothWays(t *testing.T, size int, length int64) {
 	t.Helper()
-	const first = firstPart
 	body := pattern(size)
 	uploaded, downloaded := make(chan struct{}), make(chan struct{})
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		hash := sha256.New()
-		if _, err := io.CopyN(hash, r.Body, first); err != nil {
+		if _, err := io.CopyN(hash, r.Body, firstPart); err != nil {
 			return
 		}
-		if _, err := w.Write(body[:first]); err != nil {
+		if _, err := w.Write(body[:firstPart]); err != nil {
 			return
 		}
 		_ = http.NewResponseController(w).Flush()
@@ -888,7 +887,7 @@ func streamBothWays(t *testing.T, size int, length int64) {
 		if _, err := io.Copy(hash, r.Body); err != nil {
 			return
 		}
-		_, _ = w.Write(body[first:])
+		_, _ = w.Write(body[firstPart:])
 		_, _ = io.WriteString(w, hex.EncodeToString(hash.Sum(nil)))
 	}))
 	defer backend.Close()
@@ -898,9 +897,9 @@ func streamBothWays(t *testing.T, size int, length int64) {
 	reader, writer := io.Pipe()
 	var sending sync.WaitGroup
 	sending.Go(func() {
-		_, _ = writer.Write(body[:first])
+		_, _ = writer.Write(body[:firstPart])
 		<-uploaded
-		_, _ = writer.Write(body[first:])
+		_, _ = writer.Write(body[firstPart:])
 		_ = writer.Close()
 	})
 	defer sending.Wait()
@@ -916,8 +915,8 @@ func streamBothWays(t *testing.T, size int, length int64) {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	got := make([]byte, first)
-	if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, body[:first]) {
+	got := make([]byte, firstPart)
+	if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, body[:firstPart]) {
 		t.Fatalf("the first part of the answer is not what the backend sent: %v", err)
 	}
 	close(downloaded)
@@ -926,7 +925,7 @@ func streamBothWays(t *testing.T, size int, length int64) {
 		t.Fatal(err)
 	}
 	want := sha256.Sum256(body)
-	if string(rest) != string(body[first:])+hex.EncodeToString(want[:]) {
+	if string(rest) != string(body[firstPart:])+hex.EncodeToString(want[:]) {
 		t.Errorf("%d bytes of the answer came after the first part and end with %.64q, want %x", len(rest), rest[max(0, len(rest)-64):], want)
 	}
 }
