@@ -3,16 +3,11 @@ package gateway
 import (
 	"fmt"
 	"net/http"
-	"net/netip"
 	"time"
 
-	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway/match"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
-	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
-	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
-	"github.com/keywarden/keywarden/pkg/gateway/policy/ipallow"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/respond"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -30,9 +25,11 @@ type snapshot struct {
 
 // route is what the index leads to.
 type route struct {
-	name    string
-	service string
-	handler http.Handler // the whole chain
+	name      string
+	service   string
+	handler   http.Handler // the whole chain
+	steps     []policy.Rule
+	preflight bool // preflight requests are answered
 }
 
 func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}} }
@@ -56,9 +53,10 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 		next.backends[s.Name] = b
 		services[s.Name] = b.proxy
 	}
+	c := &compiler{gateway: g, doc: &doc, services: services}
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
-		rule, err := g.rule(&doc.Routes[i], services)
+		rule, err := c.rule(&doc.Routes[i])
 		if err != nil {
 			return nil, fmt.Errorf("route %s: %w", doc.Routes[i].Name, err)
 		}
@@ -72,18 +70,27 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	return next, nil
 }
 
+// compiler compiles the routes of a document.
+type compiler struct {
+	gateway    *Gateway
+	doc        *spec.Document
+	services   map[string]*proxy.Service
+	conditions map[string]policy.Condition // by their text
+}
+
 // rule compiles one route.
-func (g *Gateway) rule(r *spec.Route, services map[string]*proxy.Service) (match.Rule[*route], error) {
+func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 	var none match.Rule[*route]
 	path, err := decodedPath(r.Match.Path.Exact + r.Match.Path.Prefix)
 	if err != nil {
 		return none, err
 	}
-	steps, err := g.steps(r)
+	policies := c.doc.Effective(r)
+	steps, err := c.steps(&policies)
 	if err != nil {
 		return none, err
 	}
-	last, err := g.end(r, services)
+	last, err := c.end(r, &policies)
 	if err != nil {
 		return none, err
 	}
@@ -93,7 +100,10 @@ func (g *Gateway) rule(r *spec.Route, services map[string]*proxy.Service) (match
 		Exact:    r.Match.Path.Exact != "",
 		Methods:  r.Match.Methods,
 		Priority: r.Priority,
-		Value:    &route{name: r.Name, service: r.Service, handler: policy.Chain(last, steps...)},
+		Value: &route{
+			name: r.Name, service: r.Service, steps: steps, preflight: policies.CORS != nil,
+			handler: policy.Chain(last, c.gateway.observer, steps...),
+		},
 	}
 	if r.Match.Path.Regex != "" {
 		if rule.Pattern, err = spec.Regexp(r.Match.Path.Regex); err != nil {
@@ -105,27 +115,27 @@ func (g *Gateway) rule(r *spec.Route, services map[string]*proxy.Service) (match
 		values []spec.ValueMatch
 	}{{match.Header, r.Match.Headers}, {match.Query, r.Match.Query}} {
 		for _, m := range list.values {
-			c := match.Condition{Source: list.source, Name: m.Name, Value: m.Value, Present: m.Value == "" && m.Regex == ""}
+			condition := match.Condition{Source: list.source, Name: m.Name, Value: m.Value, Present: m.Value == "" && m.Regex == ""}
 			if m.Regex != "" {
-				if c.Pattern, err = spec.Regexp(m.Regex); err != nil {
+				if condition.Pattern, err = spec.Regexp(m.Regex); err != nil {
 					return none, err
 				}
 			}
-			rule.Conditions = append(rule.Conditions, c)
+			rule.Conditions = append(rule.Conditions, condition)
 		}
 	}
 	return rule, nil
 }
 
 // end is the last handler of a route: what becomes of a request that passed.
-func (g *Gateway) end(r *spec.Route, services map[string]*proxy.Service) (http.Handler, error) {
+func (c *compiler) end(r *spec.Route, p *spec.Policies) (http.Handler, error) {
 	switch {
 	case r.Redirect != nil:
 		return respond.Redirect(respond.RedirectConfig{To: r.Redirect.To, Status: r.Redirect.Status, KeepPath: r.Redirect.KeepPath})
 	case r.Respond != nil:
 		return respond.Fixed(r.Respond.Status, r.Respond.ContentType, r.Respond.Body), nil
 	}
-	service := services[r.Service]
+	service := c.services[r.Service]
 	if service == nil {
 		return nil, fmt.Errorf("there is no service %q", r.Service)
 	}
@@ -135,8 +145,8 @@ func (g *Gateway) end(r *spec.Route, services map[string]*proxy.Service) (http.H
 	}
 	return service.Route(proxy.RouteConfig{
 		StripPrefix:   strip,
-		Authenticated: authenticates(r),
-		Timeout:       time.Duration(r.Timeout),
+		Authenticated: p.Auth.Mode == spec.AuthRequired && p.Auth.When == "",
+		Optional:      p.Auth.Mode != spec.AuthNone,
 	}), nil
 }
 
@@ -146,68 +156,4 @@ func decodedPath(escaped string) (string, error) {
 	}
 	decoded, _, err := canonical.Path(escaped)
 	return decoded, err
-}
-
-// steps builds the chain of a route in its fixed order: address, size, caller. A
-// step that is not configured does not exist.
-func (g *Gateway) steps(r *spec.Route) ([]policy.Middleware, error) {
-	var steps []policy.Middleware
-	add := func(name string, step policy.Middleware, err error) error {
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		steps = append(steps, step)
-		return nil
-	}
-	if len(r.AllowIPs) > 0 {
-		step, err := ipallow.New(prefixes(r.AllowIPs))
-		if err := add("allow_ips", step, err); err != nil {
-			return nil, err
-		}
-	}
-	if limit := g.limitOf(r); limit > 0 {
-		step, err := bodylimit.New(limit)
-		if err := add("max_body", step, err); err != nil {
-			return nil, err
-		}
-	}
-	if authenticates(r) {
-		step, err := auth.New(g.authenticator, methods(r.Auth.Methods))
-		if err := add("auth", step, err); err != nil {
-			return nil, err
-		}
-	}
-	return steps, nil
-}
-
-// authenticates reports whether r needs to know its caller: unless it says that
-// it does not.
-func authenticates(r *spec.Route) bool { return r.Auth.Mode != spec.AuthNone }
-
-func (g *Gateway) limitOf(r *spec.Route) int64 {
-	if r.MaxBody > 0 {
-		return int64(r.MaxBody)
-	}
-	return g.bodyLimit
-}
-
-func prefixes(networks []spec.Network) []netip.Prefix {
-	list := make([]netip.Prefix, len(networks))
-	for i, n := range networks {
-		list[i] = n.Prefix()
-	}
-	return list
-}
-
-func methods(list []spec.AuthMethod) access.Methods {
-	var set access.Methods
-	for _, m := range list {
-		switch m {
-		case spec.AuthJWT:
-			set |= access.MethodToken
-		case spec.AuthKey:
-			set |= access.MethodKey
-		}
-	}
-	return set
 }

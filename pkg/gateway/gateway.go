@@ -70,6 +70,7 @@ type Gateway struct {
 	bodyLimit     int64
 	zone          string
 	proxy         *proxy.Proxy
+	observer      *observer
 
 	live atomic.Pointer[snapshot]
 
@@ -107,7 +108,11 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, zone: o.Zone, proxy: p}
+	observer, err := newObserver(o.Logger, o.Meter)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g := &Gateway{observer: observer, authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, zone: o.Zone, proxy: p}
 	g.live.Store(emptySnapshot())
 	return g, nil
 }
@@ -120,7 +125,7 @@ var errNotCanonical = errors.New("gateway: the request did not pass canonical.Mi
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	info := reqctx.From(r.Context())
 	if info.Host == "" && r.Host != "" {
-		policy.Refuse(w, r, errNotCanonical)
+		policy.Refuse(w, r, "", errNotCanonical)
 		return
 	}
 	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method, r)
@@ -129,9 +134,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		info.Route, info.Service = found.Value.name, found.Value.service
 		found.Value.handler.ServeHTTP(w, r)
 	case found.Allow != "":
-		policy.Refuse(w, r, ErrMethod.WithAllow(found.Allow))
+		policy.Refuse(w, r, "", ErrMethod.WithAllow(found.Allow))
 	default:
-		policy.Refuse(w, r, ErrNoRoute)
+		policy.Refuse(w, r, "", ErrNoRoute)
 	}
 }
 

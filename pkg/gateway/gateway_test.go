@@ -351,7 +351,7 @@ routes: [{name: r, match: {path: {prefix: %s}}, service: a, auth: {mode: none}}]
 	for name, change := range map[string]func(*spec.Document){
 		"of another version":    func(doc *spec.Document) { doc.Version = 2 },
 		"ambiguous":             func(doc *spec.Document) { doc.Routes = append(doc.Routes, doc.Routes[0]) },
-		"without defaults":      func(doc *spec.Document) { doc.Routes[0].Auth = spec.Auth{} },
+		"without defaults":      func(doc *spec.Document) { doc.Routes[0].Auth = &spec.Auth{} },
 		"with a dangling route": func(doc *spec.Document) { doc.Routes[0].Service = "b" },
 	} {
 		bad := parse(t, fmt.Sprintf(text, a, "/second"))

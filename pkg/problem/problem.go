@@ -19,49 +19,51 @@ type Kind uint8
 
 // The kinds, each with the status it maps to.
 const (
-	Internal         Kind = iota // 500
-	Invalid                      // 400
-	Unauthenticated              // 401
-	Forbidden                    // 403
-	NotFound                     // 404
-	MethodNotAllowed             // 405
-	NotAcceptable                // 406
-	Timeout                      // 408
-	Conflict                     // 409
-	TooLarge                     // 413
-	URITooLong                   // 414
-	UnsupportedMedia             // 415
-	Misdirected                  // 421
-	Unprocessable                // 422
-	TooManyRequests              // 429
-	HeadersTooLarge              // 431
-	NotImplemented               // 501
-	BadGateway                   // 502
-	Unavailable                  // 503
-	GatewayTimeout               // 504
+	Internal           Kind = iota // 500
+	Invalid                        // 400
+	Unauthenticated                // 401
+	Forbidden                      // 403
+	NotFound                       // 404
+	MethodNotAllowed               // 405
+	NotAcceptable                  // 406
+	Timeout                        // 408
+	Conflict                       // 409
+	PreconditionFailed             // 412
+	TooLarge                       // 413
+	URITooLong                     // 414
+	UnsupportedMedia               // 415
+	Misdirected                    // 421
+	Unprocessable                  // 422
+	TooManyRequests                // 429
+	HeadersTooLarge                // 431
+	NotImplemented                 // 501
+	BadGateway                     // 502
+	Unavailable                    // 503
+	GatewayTimeout                 // 504
 )
 
 var statuses = [...]int{
-	Internal:         http.StatusInternalServerError,
-	Invalid:          http.StatusBadRequest,
-	Unauthenticated:  http.StatusUnauthorized,
-	Forbidden:        http.StatusForbidden,
-	NotFound:         http.StatusNotFound,
-	MethodNotAllowed: http.StatusMethodNotAllowed,
-	NotAcceptable:    http.StatusNotAcceptable,
-	Timeout:          http.StatusRequestTimeout,
-	Conflict:         http.StatusConflict,
-	TooLarge:         http.StatusRequestEntityTooLarge,
-	URITooLong:       http.StatusRequestURITooLong,
-	UnsupportedMedia: http.StatusUnsupportedMediaType,
-	Misdirected:      http.StatusMisdirectedRequest,
-	Unprocessable:    http.StatusUnprocessableEntity,
-	TooManyRequests:  http.StatusTooManyRequests,
-	HeadersTooLarge:  http.StatusRequestHeaderFieldsTooLarge,
-	NotImplemented:   http.StatusNotImplemented,
-	BadGateway:       http.StatusBadGateway,
-	Unavailable:      http.StatusServiceUnavailable,
-	GatewayTimeout:   http.StatusGatewayTimeout,
+	Internal:           http.StatusInternalServerError,
+	Invalid:            http.StatusBadRequest,
+	Unauthenticated:    http.StatusUnauthorized,
+	Forbidden:          http.StatusForbidden,
+	NotFound:           http.StatusNotFound,
+	MethodNotAllowed:   http.StatusMethodNotAllowed,
+	NotAcceptable:      http.StatusNotAcceptable,
+	Timeout:            http.StatusRequestTimeout,
+	Conflict:           http.StatusConflict,
+	PreconditionFailed: http.StatusPreconditionFailed,
+	TooLarge:           http.StatusRequestEntityTooLarge,
+	URITooLong:         http.StatusRequestURITooLong,
+	UnsupportedMedia:   http.StatusUnsupportedMediaType,
+	Misdirected:        http.StatusMisdirectedRequest,
+	Unprocessable:      http.StatusUnprocessableEntity,
+	TooManyRequests:    http.StatusTooManyRequests,
+	HeadersTooLarge:    http.StatusRequestHeaderFieldsTooLarge,
+	NotImplemented:     http.StatusNotImplemented,
+	BadGateway:         http.StatusBadGateway,
+	Unavailable:        http.StatusServiceUnavailable,
+	GatewayTimeout:     http.StatusGatewayTimeout,
 }
 
 // Status is the HTTP status code of k; an unknown kind is 500.
@@ -90,6 +92,7 @@ type Error struct {
 	RetryAfter time.Duration // sent as Retry-After, rounded up to seconds, when positive
 	Challenge  string        // sent as WWW-Authenticate when not empty; see [Error.Write] for 401
 	Allow      string        // sent as Allow when not empty
+	DecisionID string        // what the caller can ask for an explanation with, if there is one
 
 	cause error
 }
@@ -163,6 +166,13 @@ func (e *Error) WithChallenge(challenge string) *Error {
 func (e *Error) WithAllow(methods string) *Error {
 	c := *e
 	c.Allow = methods
+	return &c
+}
+
+// WithDecision names the record of why the request was refused.
+func (e *Error) WithDecision(id string) *Error {
+	c := *e
+	c.DecisionID = id
 	return &c
 }
 

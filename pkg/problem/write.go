@@ -24,6 +24,10 @@ type Document struct {
 	Code      string  `json:"code" example:"apikey.not_found"`
 	RequestID string  `json:"request_id,omitempty" example:"01890a5d-ac96-774b-bcce-b302099a8057"`
 	Errors    []Field `json:"errors,omitempty"`
+
+	// DecisionID is there when the gateway refused the request: GET /decisions/{id}
+	// tells its caller why.
+	DecisionID string `json:"decision_id,omitempty"`
 }
 
 // Document is the public face of e; the cause stays out.
@@ -37,6 +41,8 @@ func (e *Error) Document(requestID string) Document {
 		Code:      e.Code,
 		RequestID: requestID,
 		Errors:    slices.Clone(e.Fields),
+
+		DecisionID: e.DecisionID,
 	}
 }
 

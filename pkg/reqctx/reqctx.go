@@ -5,8 +5,11 @@ package reqctx
 
 import (
 	"context"
+	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/problem"
 )
 
 // Info is one request's facts. The outermost middleware makes it; inner layers
@@ -24,7 +27,16 @@ type Info struct {
 	Subject string // id of the authenticated user; empty when anonymous
 	KeyID   string // id of the API key that authenticated, if one did
 	Code    string // code of the problem that was answered, if one was
+	Policy  string // name of the policy that refused, if one did
 	Err     error  // what to log beside the answer; never sent
+
+	// Timeout is what a policy allows for the exchange with the service; 0 is what
+	// the service allows.
+	Timeout time.Duration
+
+	// Decide records a refusal and returns the id under which it can be explained;
+	// nil where nothing can.
+	Decide func(r *http.Request, p *problem.Error) string
 }
 
 type key struct{}

@@ -2,6 +2,7 @@ package reqctx_test
 
 import (
 	"context"
+	"reflect"
 	"testing"
 
 	"github.com/keywarden/keywarden/pkg/reqctx"
@@ -20,7 +21,7 @@ func TestInnerLayersFillInTheSameInfo(t *testing.T) {
 func TestOutsideARequestTheInfoIsEmptyAndNobodyElses(t *testing.T) {
 	ctx := t.Context()
 	reqctx.From(ctx).ID = "written by somebody"
-	if got := reqctx.From(ctx); got == nil || *got != (reqctx.Info{}) {
+	if got := reqctx.From(ctx); got == nil || !reflect.DeepEqual(*got, reqctx.Info{}) {
 		t.Errorf("outside a request the info is %+v", got)
 	}
 }

@@ -1,14 +1,21 @@
 package spec
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/keywarden/keywarden/pkg/access"
+)
 
 // AuthMode says whether a route needs to know its caller.
 type AuthMode string
 
 // The modes. A route that says nothing is AuthRequired: a forgotten field must
-// not open a backend.
+// not open a backend. A document may write enforce for required and off for none,
+// as with other policies.
 const (
 	AuthRequired AuthMode = "required"
+	AuthOptional AuthMode = "optional" // anonymous callers pass, bad credentials do not
+	AuthShadow   AuthMode = "shadow"   // who would be refused is counted, and passes as anonymous
 	AuthNone     AuthMode = "none"
 )
 
@@ -21,41 +28,87 @@ const (
 	AuthKey AuthMethod = "key" // API key of this platform
 )
 
-// Auth is the authentication of a route.
+// Auth is the authentication of a route, and what its callers need to be.
 type Auth struct {
 	Mode AuthMode `json:"mode"`
 
-	// Methods are the credentials that the mode required accepts; all of them when
-	// the field is absent.
+	// When is the condition under which the policy counts; see [Gate].
+	When string `json:"when,omitempty"`
+
+	// Methods are the credentials that are accepted; jwt and key when the field is
+	// absent.
 	Methods []AuthMethod `json:"methods,omitempty"`
+
+	// Scopes are needed, all of them.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// Roles are those of which the caller must have one; empty means any.
+	Roles []string `json:"roles,omitempty"`
 }
 
+// Bounds of what a route may demand.
+const (
+	maxScopes = 32
+	maxRoles  = 16
+)
+
+func (a *Auth) setDefaults() { a.Mode = AuthRequired }
+
 func (a *Auth) normalise() {
-	if a.Mode == AuthRequired && a.Methods == nil {
+	switch a.Mode {
+	case AuthMode(Enforce):
+		a.Mode = AuthRequired
+	case AuthMode(Off):
+		a.Mode = AuthNone
+	}
+	if a.Mode != AuthNone && a.Methods == nil {
 		a.Methods = []AuthMethod{AuthJWT, AuthKey}
 	}
 }
 
-func (a *Auth) validate(path string, v *validator) {
+func (a *Auth) gate() Gate {
+	g := Gate{Mode: Enforce, When: a.When}
 	switch a.Mode {
+	case AuthShadow:
+		g.Mode = Shadow
 	case AuthNone:
-		if a.Methods != nil {
-			v.fail(path+".methods", "means nothing with the mode none; remove one of the two")
+		g.Mode = Off
+	}
+	return g
+}
+
+func (a *Auth) validate(path string, v *validator) {
+	if !v.oneOf(path+".mode", string(a.Mode), string(AuthRequired), string(AuthOptional), string(AuthShadow), string(AuthNone)) {
+		return
+	}
+	if a.Mode == AuthNone {
+		for _, f := range []struct {
+			name  string
+			given bool
+		}{{"methods", a.Methods != nil}, {"scopes", a.Scopes != nil}, {"roles", a.Roles != nil}} {
+			if f.given {
+				v.fail(path+"."+f.name, "means nothing with the mode none; remove one of the two")
+			}
 		}
 		return
-	case AuthRequired:
-	default:
-		v.fail(path+".mode", "must be required or none")
 	}
 	if len(a.Methods) == 0 {
 		v.fail(path+".methods", "must name at least one of jwt and key")
 	}
 	for i, m := range a.Methods {
 		switch {
-		case m != AuthJWT && m != AuthKey:
-			v.fail(index(path+".methods", i), "must be jwt or key")
+		case !slices.Contains(authMethods(), m):
+			v.fail(index(path+".methods", i), "must be %s", words(authMethods()))
 		case slices.Contains(a.Methods[:i], m):
 			v.fail(index(path+".methods", i), "is named twice")
 		}
 	}
+	if a.Mode == AuthOptional && len(a.Scopes)+len(a.Roles) > 0 {
+		v.fail(path, "cannot demand scopes or roles with the mode optional: those who show no credential would need less than those who do")
+	}
+	v.distinct(path+".scopes", a.Scopes, maxScopes, "a scope such as orders:read", access.ValidScope)
+	v.distinct(path+".roles", a.Roles, maxRoles, "a role such as admin", isName)
 }
+
+// authMethods lists all methods.
+func authMethods() []AuthMethod { return []AuthMethod{AuthJWT, AuthKey} }

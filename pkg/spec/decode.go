@@ -31,6 +31,16 @@ func (d *decoder) fail(path string, n *yaml.Node, format string, args ...any) {
 // defaulter is a type with defaults that a present field overrides.
 type defaulter interface{ setDefaults() }
 
+// shorthand is an object of which one field can stand for the whole.
+type shorthand interface{ short() string }
+
+// setDefaults fills in the defaults of a type that has some.
+func setDefaults(v reflect.Value) {
+	if v, ok := v.Addr().Interface().(defaulter); ok {
+		v.setDefaults()
+	}
+}
+
 // value decodes n into v, which stands at path. What cannot be decoded is
 // reported and leaves v as it is.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
@@ -50,7 +60,15 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		d.text(path, n, text)
 		return
 	}
+	if short, ok := v.Addr().Interface().(shorthand); ok && n.Kind != yaml.MappingNode {
+		setDefaults(v)
+		field, _ := fieldNamed(v, short.short())
+		d.value(join(path, short.short()), n, field)
+		return
+	}
 	switch v.Kind() {
+	case reflect.Map:
+		d.texts(path, n, v)
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		d.value(path, n, v.Elem())
@@ -77,9 +95,7 @@ func (d *decoder) object(path string, n *yaml.Node, v reflect.Value) {
 		d.fail(path, n, "must be a mapping of fields to values")
 		return
 	}
-	if v, ok := v.Addr().Interface().(defaulter); ok {
-		v.setDefaults()
-	}
+	setDefaults(v)
 	seen := make(map[string]bool, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -96,6 +112,28 @@ func (d *decoder) object(path string, n *yaml.Node, v reflect.Value) {
 			d.value(join(path, name), value, field)
 		}
 		seen[name] = true
+	}
+}
+
+// texts decodes a mapping of names, which the writer chooses, to texts.
+func (d *decoder) texts(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(path, n, "must be a mapping of names to texts")
+		return
+	}
+	v.Set(reflect.MakeMapWithSize(v.Type(), len(n.Content)/2))
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, text := n.Content[i], reflect.New(v.Type().Elem()).Elem()
+		at, name := join(path, key.Value), reflect.ValueOf(key.Value).Convert(v.Type().Key())
+		switch {
+		case key.Kind != yaml.ScalarNode || key.Tag != "!!str" || key.Value == "" || key.Anchor != "" || key.Style&yaml.TaggedStyle != 0:
+			d.fail(path, key, "must have texts as its names")
+		case v.MapIndex(name).IsValid():
+			d.fail(at, key, "is given twice")
+		default:
+			d.value(at, n.Content[i+1], text)
+			v.SetMapIndex(name, text)
+		}
 	}
 }
 
@@ -161,9 +199,14 @@ func (d *decoder) text(path string, n *yaml.Node, v encoding.TextUnmarshaler) {
 	}
 }
 
+// fieldNamed finds a field by its JSON name, also one of an embedded struct.
 func fieldNamed(v reflect.Value, name string) (reflect.Value, bool) {
 	for i := range v.NumField() {
-		if jsonName(v.Type().Field(i)) == name {
+		if v.Type().Field(i).Anonymous {
+			if field, ok := fieldNamed(v.Field(i), name); ok {
+				return field, true
+			}
+		} else if jsonName(v.Type().Field(i)) == name {
 			return v.Field(i), true
 		}
 	}
@@ -171,9 +214,13 @@ func fieldNamed(v reflect.Value, name string) (reflect.Value, bool) {
 }
 
 func fieldNames(v reflect.Value) []string {
-	names := make([]string, v.NumField())
-	for i := range names {
-		names[i] = jsonName(v.Type().Field(i))
+	var names []string
+	for i := range v.NumField() {
+		if v.Type().Field(i).Anonymous {
+			names = append(names, fieldNames(v.Field(i))...)
+		} else {
+			names = append(names, jsonName(v.Type().Field(i)))
+		}
 	}
 	return names
 }

@@ -21,7 +21,14 @@ const Version = 1
 // Document is desired state as a whole. [Parse] makes it, with every default
 // filled in and every value in its normal form; nothing changes it afterwards.
 type Document struct {
-	Version  int       `json:"version"`
+	Version int `json:"version"`
+
+	// Defaults are the policies of every route that says nothing else.
+	Defaults *Policies `json:"defaults,omitempty"`
+
+	// PolicySets are policies with a name, for routes to use.
+	PolicySets []PolicySet `json:"policy_sets,omitempty"`
+
 	Services []Service `json:"services"`
 	Routes   []Route   `json:"routes"`
 }

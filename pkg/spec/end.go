@@ -55,7 +55,7 @@ func (r *Route) validateEnd(path string, v *validator) {
 	if r.Service == "" && r.StripPrefix != "" {
 		v.fail(path+".strip_prefix", "belongs to service")
 	}
-	if r.Service == "" && r.Timeout != 0 {
+	if (r.Redirect != nil || r.Respond != nil) && r.Timeout != nil && r.Timeout.Mode != Off {
 		v.fail(path+".timeout", "belongs to service")
 	}
 }

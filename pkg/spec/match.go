@@ -174,13 +174,17 @@ func (m *Match) validateMethods(path string, v *validator) {
 	if m.Methods != nil && len(m.Methods) == 0 {
 		v.fail(path, "must name at least one method; without the field every method is matched")
 	}
-	for i, method := range m.Methods {
+	validateMethods(path, m.Methods, v)
+}
+
+func validateMethods(path string, methods []string, v *validator) {
+	for i, method := range methods {
 		switch {
 		case method == "CONNECT" || method == "TRACE" || method == "TRACK":
 			v.fail(index(path, i), "is never forwarded")
 		case !isMethod(method):
 			v.fail(index(path, i), "must be a request method in capital letters, such as GET")
-		case slices.Contains(m.Methods[:i], method):
+		case slices.Contains(methods[:i], method):
 			v.fail(index(path, i), "is named twice")
 		}
 	}

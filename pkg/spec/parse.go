@@ -44,6 +44,12 @@ func Parse(source string, data []byte) (Document, error) {
 }
 
 func (d *Document) normalise() {
+	if d.Defaults != nil {
+		d.Defaults.normalise()
+	}
+	for i := range d.PolicySets {
+		d.PolicySets[i].normalise()
+	}
 	for i := range d.Services {
 		d.Services[i].normalise()
 	}

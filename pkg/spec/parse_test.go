@@ -73,7 +73,7 @@ func TestShippedDocumentIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range doc.Routes {
-		if r.Auth.Mode != spec.AuthRequired {
+		if p := doc.Effective(&r); p.Auth.Mode != spec.AuthRequired {
 			t.Errorf("route %s is open", r.Name)
 		}
 	}
@@ -115,8 +115,7 @@ routes:
   - service: "a"
     name: r
     match: {path: {prefix: /}}
-    auth: {mode: required, methods: [jwt, key]}
-    max_body: 1024KiB
+    max_body: {mode: enforce, limit: 1024KiB}
 services:
   - {url: http://A/, name: a, connect_timeout: 2000ms, response_timeout: 0.5m}
 version: 1`)
@@ -172,16 +171,18 @@ routes: [{name: r, service: a}]`)
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*spec.Document){
-		"no defaults":     func(d *spec.Document) { d.Services = []spec.Service{{Name: "a", URL: "http://a"}} },
-		"service URL":     func(d *spec.Document) { d.Services[0].URL = "http://A" },
-		"host":            func(d *spec.Document) { d.Routes[0].Match.Hosts = []string{"A.test"} },
-		"path":            func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "/%61" },
-		"prefix":          func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "/a/" },
-		"no path":         func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "" },
-		"auth":            func(d *spec.Document) { d.Routes[0].Auth = spec.Auth{} },
-		"auth methods":    func(d *spec.Document) { d.Routes[0].Auth.Methods = nil },
-		"network":         func(d *spec.Document) { d.Routes[0].AllowIPs = []spec.Network{{}} },
-		"size":            func(d *spec.Document) { d.Routes[0].MaxBody = -1 },
+		"no defaults":  func(d *spec.Document) { d.Services = []spec.Service{{Name: "a", URL: "http://a"}} },
+		"service URL":  func(d *spec.Document) { d.Services[0].URL = "http://A" },
+		"host":         func(d *spec.Document) { d.Routes[0].Match.Hosts = []string{"A.test"} },
+		"path":         func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "/%61" },
+		"prefix":       func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "/a/" },
+		"no path":      func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "" },
+		"auth":         func(d *spec.Document) { d.Routes[0].Auth = &spec.Auth{} },
+		"auth methods": func(d *spec.Document) { d.Routes[0].Auth = &spec.Auth{Mode: spec.AuthRequired} },
+		"network": func(d *spec.Document) {
+			d.Routes[0].AllowIPs = &spec.Networks{Gate: enforced(), Networks: []spec.Network{{}}}
+		},
+		"size":            func(d *spec.Document) { d.Routes[0].MaxBody = &spec.MaxBody{Gate: enforced(), Limit: -1} },
 		"version":         func(d *spec.Document) { d.Version = 0 },
 		"unknown service": func(d *spec.Document) { d.Routes[0].Service = "b" },
 	} {
@@ -195,6 +196,8 @@ routes: [{name: r, service: a}]`)
 		}
 	}
 }
+
+func enforced() spec.Gate { return spec.Gate{Mode: spec.Enforce} }
 
 func parse(t testing.TB, text string) spec.Document {
 	t.Helper()

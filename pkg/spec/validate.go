@@ -27,9 +27,19 @@ func (d Document) Validate() error {
 }
 
 func (d Document) violations() collector {
-	v := &validator{services: make(map[string]bool, len(d.Services))}
+	v := &validator{services: make(map[string]bool, len(d.Services)), expressions: map[string]compiled{}}
 	if d.Version != Version {
 		v.fail("version", "must be %d", Version)
+	}
+	if d.Defaults != nil {
+		d.Defaults.validate("defaults", v)
+	}
+	sets := make(firsts, len(d.PolicySets))
+	for i := range d.PolicySets {
+		path := index("policy_sets", i)
+		d.PolicySets[i].validate(path, v)
+		sets.unique(v, path+".name", d.PolicySets[i].Name)
+		v.sets = append(v.sets, d.PolicySets[i].Name)
 	}
 	for i := range d.Services {
 		name := d.Services[i].Name
@@ -59,6 +69,8 @@ type validator struct {
 	collector
 	services     map[string]bool
 	serviceNames []string // in document order, for suggestions
+	sets         []string // names of policy sets
+	expressions  map[string]compiled
 }
 
 func (v *validator) fail(path, format string, args ...any) {

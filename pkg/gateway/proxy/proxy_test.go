@@ -95,7 +95,7 @@ func newFront(t *testing.T, target string, s setup) *front {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h = policy.Chain(h, step)
+		h = policy.Chain(h, nil, policy.Rule{Name: "max_body", Step: step})
 	}
 	h = canonical.Middleware(h)
 	if s.outer != nil {

@@ -41,14 +41,16 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	out.Trailer = nil                  // fields that no step has seen
 
 	removeReserved(out.Header)
-	removeCredentials(out.Header, x.route.authenticated, s.proxy.issuer)
+	var principal *access.Principal
+	if x.route.authenticated || x.route.optional {
+		principal = access.PrincipalFrom(in.Context())
+	}
+	removeCredentials(out.Header, x.route.authenticated || principal != nil, s.proxy.issuer)
 	restrictUpgrade(out.Header)
 
 	f := fields{header: out.Header}
 	x.setForwarding(&f, in)
-	if x.route.authenticated {
-		setIdentity(&f, access.PrincipalFrom(in.Context()))
-	}
+	setIdentity(&f, principal)
 	s.setTrace(in.Context(), out.Header)
 }
 

@@ -26,6 +26,10 @@ type RouteConfig struct {
 	// forwarded, its credential is not.
 	Authenticated bool
 
+	// Optional says that the route may have established its caller: as Authenticated
+	// where there is one, as an open route where there is none.
+	Optional bool
+
 	// Timeout bounds the exchange; 0 means no bound. It no longer counts once a
 	// stream has begun: an upgraded connection or server-sent events.
 	Timeout time.Duration
@@ -38,6 +42,7 @@ type Route struct {
 	strip         string
 	stripSegments int
 	authenticated bool
+	optional      bool
 	timeout       time.Duration
 }
 
@@ -48,6 +53,7 @@ func (s *Service) Route(c RouteConfig) *Route {
 		strip:         c.StripPrefix,
 		stripSegments: strings.Count(c.StripPrefix, "/"),
 		authenticated: c.Authenticated,
+		optional:      c.Optional,
 		timeout:       c.Timeout,
 	}
 }
@@ -64,7 +70,7 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		start:  time.Now(),
 	}
 	if err := x.setPath(r.URL); err != nil {
-		policy.Refuse(w, r, err)
+		policy.Refuse(w, r, "", err)
 		return
 	}
 	x.keepHeader()
@@ -131,7 +137,11 @@ var errTimeout = errors.New("the exchange took longer than the route allows")
 func (x *exchange) begin(ctx context.Context) (context.Context, func()) {
 	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	cancel := context.CancelCauseFunc(nil)
-	if limit := x.route.timeout; limit > 0 {
+	limit := x.route.timeout
+	if x.info.Timeout > 0 {
+		limit = x.info.Timeout
+	}
+	if limit > 0 {
 		ctx, cancel = context.WithCancelCause(ctx)
 		x.timer = time.AfterFunc(limit, func() { cancel(errTimeout) })
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
+	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
@@ -23,14 +24,14 @@ func TestCallerPassesWithItsPrincipal(t *testing.T) {
 	step, err := auth.New(authenticator(func(accept access.Methods) (*access.Principal, error) {
 		accepted = accept
 		return caller, nil
-	}), access.MethodKey)
+	}), auth.Config{Accept: access.MethodKey})
 	if err != nil {
 		t.Fatal(err)
 	}
 	info := &reqctx.Info{}
 	r := httptest.NewRequest("GET", "/", nil)
 	var got *access.Principal
-	step(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = access.PrincipalFrom(r.Context()) })).
+	step.Apply(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = access.PrincipalFrom(r.Context()) })).
 		ServeHTTP(httptest.NewRecorder(), r.WithContext(reqctx.With(r.Context(), info)))
 	if got != caller || accepted != access.MethodKey {
 		t.Errorf("principal %v, accepted methods %b", got, accepted)
@@ -53,14 +54,14 @@ func TestNobodyElsePasses(t *testing.T) {
 		{"neither principal nor error", nil, 500, "internal"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			step, err := auth.New(authenticator(func(access.Methods) (*access.Principal, error) { return nil, c.err }), access.AnyMethod)
+			step, err := auth.New(authenticator(func(access.Methods) (*access.Principal, error) { return nil, c.err }), auth.Config{Accept: access.AnyMethod})
 			if err != nil {
 				t.Fatal(err)
 			}
 			info := &reqctx.Info{}
 			r := httptest.NewRequest("GET", "/", nil)
 			w := httptest.NewRecorder()
-			step(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("passed") })).
+			step.Apply(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("passed") })).
 				ServeHTTP(w, r.WithContext(reqctx.With(r.Context(), info)))
 			if w.Code != c.status || info.Code != c.code {
 				t.Errorf("got %d %s, want %d %s", w.Code, info.Code, c.status, c.code)
@@ -72,11 +73,80 @@ func TestNobodyElsePasses(t *testing.T) {
 	}
 }
 
+// showing is an authenticator for which everybody is p.
+func showing(p *access.Principal) authenticator {
+	return func(access.Methods) (*access.Principal, error) { return p, nil }
+}
+
+func TestScopesAreNeededAllAndRolesOneOf(t *testing.T) {
+	caller := func(role access.Role, scopes ...string) *access.Principal {
+		return &access.Principal{UserID: "u", Role: role, Scopes: scopes}
+	}
+	demand := auth.Config{Accept: access.AnyMethod, Scopes: []string{"orders:read", "orders:write"}, Roles: []access.Role{"clerk", "admin"}}
+	for _, c := range []struct {
+		name   string
+		caller *access.Principal
+		code   string // empty: passes
+	}{
+		{"both scopes and a role", caller("clerk", "orders:read", "orders:write"), ""},
+		{"every scope", caller("admin", "*"), ""},
+		{"one scope is missing", caller("clerk", "orders:read"), "access.scope_missing"},
+		{"another role", caller("user", "orders:read", "orders:write"), "access.role_missing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			step, err := auth.New(showing(c.caller), demand)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, w, passed := httptest.NewRequest("GET", "/", nil), httptest.NewRecorder(), false
+			info := &reqctx.Info{}
+			r = r.WithContext(reqctx.With(r.Context(), info))
+			step.Apply(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true })).ServeHTTP(w, r)
+			if passed != (c.code == "") || info.Code != c.code {
+				t.Errorf("passed %t with code %q, want code %q", passed, info.Code, c.code)
+			}
+			previewed := ""
+			if err := step.Preview(r.WithContext(access.WithPrincipal(r.Context(), c.caller))); err != nil {
+				previewed = problem.From(err).Code
+			}
+			if previewed != c.code {
+				t.Errorf("the preview says %q, the step %q", previewed, c.code)
+			}
+		})
+	}
+}
+
+func TestOptionalLetsAnonymousPassAndBadCredentialsNot(t *testing.T) {
+	for err, want := range map[error]bool{access.ErrMissing.WithChallenge("Bearer"): true, access.ErrKey: false, access.ErrUndecided: false, access.ErrAmbiguous: false} {
+		step, _ := auth.New(authenticator(func(access.Methods) (*access.Principal, error) { return nil, err }),
+			auth.Config{Accept: access.AnyMethod, Optional: true})
+		passed := false
+		step.Apply(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true })).
+			ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		if passed != want {
+			t.Errorf("%v: passed %t, want %t", err, passed, want)
+		}
+	}
+}
+
+func TestShadowReportsAndPassesWithoutPretendingToKnowTheCaller(t *testing.T) {
+	step, _ := auth.New(authenticator(func(access.Methods) (*access.Principal, error) { return nil, access.ErrKey }),
+		auth.Config{Accept: access.AnyMethod})
+	var reported error
+	passed := false
+	step.Watch(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		passed = access.PrincipalFrom(r.Context()) == nil
+	}), func(_ *http.Request, err error) { reported = err }).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	if !passed || !errors.Is(reported, access.ErrKey) {
+		t.Errorf("passed as anonymous: %t, reported %v", passed, reported)
+	}
+}
+
 func TestNewRefusesOpenDoors(t *testing.T) {
-	if _, err := auth.New(nil, access.AnyMethod); err == nil {
+	if _, err := auth.New(nil, auth.Config{Accept: access.AnyMethod}); err == nil {
 		t.Error("accepted without an authenticator")
 	}
-	if _, err := auth.New(authenticator(nil), 0); err == nil {
+	if _, err := auth.New(authenticator(nil), auth.Config{}); err == nil {
 		t.Error("accepted without methods")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 )
 
@@ -49,7 +50,7 @@ func TestLimit(t *testing.T) {
 			}
 			r := httptest.NewRequest("POST", "/", body)
 			w := httptest.NewRecorder()
-			step(h).ServeHTTP(w, r)
+			policy.Chain(h, nil, policy.Rule{Step: step}).ServeHTTP(w, r)
 			if c.status != 0 {
 				if w.Code != c.status || h.runs != 0 {
 					t.Errorf("status %d, handler ran %d times; want %d before the handler", w.Code, h.runs, c.status)

@@ -1,4 +1,4 @@
-package ipallow_test
+package ipfilter_test
 
 import (
 	"net/http"
@@ -6,19 +6,20 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/keywarden/keywarden/pkg/gateway/policy/ipallow"
+	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/ipfilter"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 func TestOnlyNamedNetworksPass(t *testing.T) {
-	step, err := ipallow.New([]netip.Prefix{
+	step, err := ipfilter.Allow([]netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	passed := false
-	h := step(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true }))
+	h := policy.Chain(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { passed = true }), nil, policy.Rule{Step: step})
 	for client, want := range map[string]bool{
 		"10.1.2.3": true, "192.0.2.1": true, "2001:db8::1": true, "::ffff:10.1.2.3": true,
 		"11.0.0.1": false, "192.0.2.2": false, "2001:db9::1": false, "127.0.0.1": false, "": false,
@@ -39,9 +40,28 @@ func TestOnlyNamedNetworksPass(t *testing.T) {
 	}
 }
 
+func TestDeniedNetworksDoNotPassNorThoseWithoutAnAddress(t *testing.T) {
+	step, err := ipfilter.Deny([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for client, want := range map[string]bool{
+		"11.0.0.1": true, "2001:db9::1": true, "10.1.2.3": false, "::ffff:10.1.2.3": false, "2001:db8::1": false, "": false,
+	} {
+		info := &reqctx.Info{}
+		if client != "" {
+			info.Client = netip.MustParseAddr(client)
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		if got := step.Check(r.WithContext(reqctx.With(r.Context(), info))) == nil; got != want {
+			t.Errorf("client %q: passed %t, want %t", client, got, want)
+		}
+	}
+}
+
 func TestNewRefusesUselessConfigurations(t *testing.T) {
 	for name, networks := range map[string][]netip.Prefix{"none": nil, "invalid": {{}}} {
-		if _, err := ipallow.New(networks); err == nil {
+		if _, err := ipfilter.Allow(networks); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -1,0 +1,69 @@
+package gateway
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
+)
+
+// Attributes of what policies decide.
+const (
+	attrRoute  = attribute.Key("keywarden.route")
+	attrPolicy = attribute.Key("keywarden.policy")
+)
+
+// observer counts and logs what policies decide. It is safe for concurrent use.
+type observer struct {
+	logger   *slog.Logger
+	refused  metric.Int64Counter
+	shadowed metric.Int64Counter
+}
+
+func newObserver(logger *slog.Logger, meter metric.Meter) (*observer, error) {
+	refused, err := meter.Int64Counter("keywarden.policy.refusals",
+		metric.WithDescription("Requests that a policy of a route has refused."))
+	if err != nil {
+		return nil, fmt.Errorf("making the metric keywarden.policy.refusals: %w", err)
+	}
+	shadowed, err := meter.Int64Counter("keywarden.policy.shadow_refusals",
+		metric.WithDescription("Requests that a policy in shadow mode would have refused or changed."))
+	if err != nil {
+		return nil, fmt.Errorf("making the metric keywarden.policy.shadow_refusals: %w", err)
+	}
+	return &observer{logger: logger, refused: refused, shadowed: shadowed}, nil
+}
+
+func attributes(route, policy string) metric.MeasurementOption {
+	return metric.WithAttributeSet(attribute.NewSet(attrRoute.String(route), attrPolicy.String(policy)))
+}
+
+// Shadowed implements policy.Observer.
+func (o *observer) Shadowed(r *http.Request, policy string, err error) {
+	ctx := r.Context()
+	info := reqctx.From(ctx)
+	o.shadowed.Add(ctx, 1, attributes(info.Route, policy))
+	fields := []any{"route", info.Route, "policy", policy, "request_id", info.ID}
+	if err != nil {
+		fields = append(fields, "error", err)
+	}
+	o.logger.InfoContext(ctx, "a policy in shadow mode would have acted", fields...)
+}
+
+// ConditionFailed implements policy.Observer.
+func (o *observer) ConditionFailed(r *http.Request, policy string, err error) {
+	info := reqctx.From(r.Context())
+	o.logger.WarnContext(r.Context(), "the condition of a policy could not be worked out",
+		"route", info.Route, "policy", policy, "request_id", info.ID, "error", err)
+}
+
+// Refused counts a refusal of a policy.
+func (o *observer) Refused(r *http.Request, info *reqctx.Info) {
+	if info.Policy != "" {
+		o.refused.Add(r.Context(), 1, attributes(info.Route, info.Policy))
+	}
+}

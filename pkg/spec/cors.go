@@ -1,0 +1,114 @@
+package spec
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// CORS lets pages of other origins call the route (Fetch standard, CORS
+// protocol). Preflight requests are answered by the gateway, before the caller is
+// asked for a credential.
+type CORS struct {
+	Gate
+
+	// Origins are those that may call: https://app.example.com,
+	// https://*.example.com for every name below, or * for all.
+	Origins []string `json:"origins"`
+
+	// Methods that may be used; GET, HEAD and POST always may.
+	Methods []string `json:"methods,omitempty"`
+
+	// Headers that may be sent beyond those that always may; * for all.
+	Headers []string `json:"headers,omitempty"`
+
+	// Expose names the headers of the answer that scripts may read.
+	Expose []string `json:"expose,omitempty"`
+
+	// Credentials lets pages send cookies and client certificates. Not with the
+	// origin *.
+	Credentials bool `json:"credentials,omitempty"`
+
+	// MaxAge is how long a browser may remember a preflight.
+	MaxAge Duration `json:"max_age"`
+}
+
+// Bounds and defaults of CORS.
+const (
+	maxOrigins    = 100
+	maxCORSNames  = 64
+	defaultMaxAge = Duration(600e9)
+	maxMaxAge     = Duration(86400e9)
+)
+
+func (c *CORS) setDefaults() { c.MaxAge = defaultMaxAge }
+
+func (c *CORS) normalise() {
+	for i := range c.Origins {
+		c.Origins[i] = lower(c.Origins[i])
+	}
+	for _, list := range [][]string{c.Headers, c.Expose} {
+		for i := range list {
+			list[i] = http.CanonicalHeaderKey(list[i])
+		}
+	}
+}
+
+func (c *CORS) validate(path string, v *validator) {
+	if c.Origins == nil {
+		v.required(path + ".origins")
+	}
+	v.distinct(path+".origins", c.Origins, maxOrigins, "an origin such as https://app.example.com, without a path, or *", isOrigin)
+	if c.Credentials && slices.Contains(c.Origins, "*") {
+		v.fail(path+".credentials", "cannot be given to every origin; name the origins")
+	}
+	validateMethods(path+".methods", c.Methods, v)
+	name := func(s string) bool { return s == "*" || isToken(s) }
+	v.distinct(path+".headers", c.Headers, maxCORSNames, "the name of a header field", name)
+	v.distinct(path+".expose", c.Expose, maxCORSNames, "the name of a header field", name)
+	if c.MaxAge < 0 || c.MaxAge > maxMaxAge {
+		v.fail(path+".max_age", "must be from 0s to 24h")
+	}
+}
+
+// isOrigin reports whether s is an origin in its ASCII serialisation (RFC 6454
+// section 6.2), one with a wildcard, or "*". The origin "null" is none: every
+// page in a sandbox has it.
+func isOrigin(s string) bool {
+	if s == "*" {
+		return true
+	}
+	u, err := url.Parse(strings.Replace(s, "://*.", "://", 1))
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.Path == "" && u.RawQuery == "" &&
+		u.Fragment == "" && u.User == nil && !u.ForceQuery && !strings.HasSuffix(s, "#") && !strings.Contains(u.Host, "*")
+}
+
+// lower is s in lower case, ASCII only.
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
+
+// isMediaRange accepts type/subtype and type/*, in lower case and without
+// parameters.
+func isMediaRange(s string) bool {
+	kind, sub, ok := strings.Cut(s, "/")
+	return ok && isMediaWord(kind) && (sub == "*" || isMediaWord(sub)) && len(s) <= 128
+}
+
+func isMediaWord(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', strings.IndexByte("!#$&-^_.+", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}

@@ -1,0 +1,33 @@
+package spec
+
+// Fault makes requests fail on purpose, for drills.
+type Fault struct {
+	Gate
+
+	// Percent of the requests are hit.
+	Percent float64 `json:"percent"`
+
+	// Delay is added before the request is forwarded.
+	Delay Duration `json:"delay,omitempty"`
+
+	// Abort answers with this status instead of forwarding.
+	Abort int `json:"abort,omitempty"`
+}
+
+// maxFaultDelay bounds the delay of a drill.
+const maxFaultDelay = Duration(60e9)
+
+func (f *Fault) validate(path string, v *validator) {
+	if f.Percent <= 0 || f.Percent > 100 {
+		v.fail(path+".percent", "must be above 0 and at most 100")
+	}
+	if f.Delay == 0 && f.Abort == 0 {
+		v.fail(path, "must have delay, or abort, or both")
+	}
+	if f.Delay < 0 || f.Delay > maxFaultDelay {
+		v.fail(path+".delay", "must be from 0s to 1m")
+	}
+	if f.Abort != 0 {
+		v.between(path+".abort", f.Abort, 400, 599)
+	}
+}
