@@ -34,6 +34,12 @@ const docTemplate = `{
                         "schema": {
                             "$ref": "#/definitions/session.JWKS"
                         }
+                    },
+                    "503": {
+                        "description": "the keys have not been read yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
                     }
                 }
             }
@@ -1176,6 +1182,55 @@ const docTemplate = `{
                 }
             }
         },
+        "/decisions/{id}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The decision_id of a problem answer of the gateway names the refusal. Its caller can see it, and whoever holds audit:read; nobody else. A decision can be seen for 24 hours.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "decisions"
+                ],
+                "summary": "Why a request was refused",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "decision_id of the answer",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/decisionsapi.Decision"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, older than 24 hours, or of somebody else",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/health": {
             "get": {
                 "produces": [
@@ -1299,6 +1354,8 @@ const docTemplate = `{
                     {
                         "enum": [
                             "user",
+                            "viewer",
+                            "operator",
                             "admin"
                         ],
                         "type": "string",
@@ -1902,6 +1959,65 @@ const docTemplate = `{
                 }
             }
         },
+        "decisionsapi.Decision": {
+            "type": "object",
+            "properties": {
+                "at": {
+                    "type": "string"
+                },
+                "client": {
+                    "type": "string",
+                    "example": "203.0.113.7"
+                },
+                "code": {
+                    "type": "string",
+                    "example": "access.scope_missing"
+                },
+                "current": {
+                    "type": "boolean"
+                },
+                "detail": {
+                    "type": "string",
+                    "example": "This call needs the scope \"orders:write\", which the caller does not hold."
+                },
+                "document": {
+                    "description": "Document is the begin of the digest of the gateway document that was served;\nCurrent says whether it still is.",
+                    "type": "string",
+                    "example": "9f86d081884c"
+                },
+                "key_id": {
+                    "type": "string"
+                },
+                "policies": {
+                    "description": "Policies are those of the route, in the order in which they are asked; absent\nwhen the document is not the current one.",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "allow_ips",
+                        "auth"
+                    ]
+                },
+                "policy": {
+                    "type": "string",
+                    "example": "auth"
+                },
+                "request_id": {
+                    "type": "string"
+                },
+                "retry_at": {
+                    "type": "string"
+                },
+                "route": {
+                    "type": "string",
+                    "example": "orders-api"
+                },
+                "user_id": {
+                    "type": "string"
+                }
+            }
+        },
         "httpapi.Page-auditapi_Record": {
             "type": "object",
             "properties": {
@@ -2249,6 +2365,10 @@ const docTemplate = `{
                     "type": "string",
                     "example": "apikey.not_found"
                 },
+                "decision_id": {
+                    "description": "DecisionID is there when the gateway refused the request: GET /decisions/{id}\ntells its caller why.",
+                    "type": "string"
+                },
                 "detail": {
                     "type": "string",
                     "example": "No API key has this identifier."
@@ -2280,11 +2400,17 @@ const docTemplate = `{
         "problem.Field": {
             "type": "object",
             "properties": {
+                "column": {
+                    "type": "integer"
+                },
                 "detail": {
                     "type": "string"
                 },
                 "field": {
                     "type": "string"
+                },
+                "line": {
+                    "type": "integer"
                 }
             }
         },
@@ -2412,6 +2538,8 @@ const docTemplate = `{
                     "type": "string",
                     "enum": [
                         "user",
+                        "viewer",
+                        "operator",
                         "admin"
                     ]
                 }

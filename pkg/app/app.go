@@ -17,6 +17,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
 	"github.com/keywarden/keywarden/pkg/httpedge"
@@ -101,6 +102,7 @@ type application struct {
 	telemetry *telemetry.Telemetry
 	platform  *Platform
 	gateway   *gateway.Gateway
+	decisions *decision.Sealer
 	source    *feed.File // nil without a gateway document
 	server    *httpserver.Server
 	metrics   *httpserver.Server // nil unless it has a listener of its own

@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
 )
@@ -16,7 +18,11 @@ const scopeName = "github.com/keywarden/keywarden/pkg/gateway"
 // one goes on.
 func (a *application) openGateway(closing *cleanups) (err error) {
 	g := a.Config.Gateway
+	if a.decisions, err = decision.NewSealer(a.platform.Ring, time.Now); err != nil {
+		return err
+	}
 	a.gateway, err = gateway.New(gateway.Options{
+		Decisions:     a.decisions,
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
 		Issuer: a.Config.Tokens.Issuer,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),

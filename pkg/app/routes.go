@@ -13,6 +13,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/auditapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/authapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/decisionsapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/keysapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/systemapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/usersapi"
@@ -74,6 +75,7 @@ func (a *application) engine() (*gin.Engine, error) {
 		},
 		&usersapi.Handler{Accounts: p.Accounts, Guard: guard, Cursors: cursors, Roles: p.Roles},
 		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors},
+		&decisionsapi.Handler{Decisions: a.decisions, Guard: guard, PolicyOrder: a.gateway.PolicyOrder},
 		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
 		&systemapi.Handler{
 			Guard: guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: p.Signer.JWKS, Metrics: a.mainMetrics(),

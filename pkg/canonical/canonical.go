@@ -51,7 +51,7 @@ var (
 func Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := reqctx.From(r.Context())
-		host, canonical, err := request(r)
+		host, canonical, err := Request(r)
 		if err != nil {
 			p := problem.From(err)
 			info.Code, info.Err = p.Code, err
@@ -63,9 +63,9 @@ func Middleware(next http.Handler) http.Handler {
 	})
 }
 
-// request returns the canonical host and r in canonical form, which is r itself
-// when nothing has to change.
-func request(r *http.Request) (string, *http.Request, error) {
+// Request returns the canonical host and r in canonical form, which is r itself
+// when nothing has to change. The error is a problem.
+func Request(r *http.Request) (string, *http.Request, error) {
 	if err := checkShape(r); err != nil {
 		return "", nil, err
 	}

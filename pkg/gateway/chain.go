@@ -29,7 +29,7 @@ func (c *compiler) steps(p *spec.Policies) ([]policy.Rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", named.Name, err)
 		}
-		rule := policy.Rule{Step: step, Name: named.Name}
+		rule := policy.Rule{Step: step, Name: named.Name, Text: named.Gate.When}
 		if named.Gate.Mode == spec.Shadow {
 			rule.Mode = policy.Shadow
 		}

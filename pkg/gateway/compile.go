@@ -16,6 +16,7 @@ import (
 // snapshot is a document as it is served. It is immutable.
 type snapshot struct {
 	index    *match.Index[*route]
+	byName   map[string]*route
 	backends map[string]*backend
 	digest   spec.Digest
 	applied  time.Time
@@ -28,6 +29,7 @@ type route struct {
 	name      string
 	service   string
 	handler   http.Handler // the whole chain
+	end       http.Handler // its last link
 	steps     []policy.Rule
 	preflight bool // preflight requests are answered
 }
@@ -38,6 +40,7 @@ func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}}
 // what runs is not touched.
 func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	next := &snapshot{
+		byName:   make(map[string]*route, len(doc.Routes)),
 		backends: make(map[string]*backend, len(doc.Services)),
 		routes:   len(doc.Routes),
 		services: len(doc.Services),
@@ -61,6 +64,7 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 			return nil, fmt.Errorf("route %s: %w", doc.Routes[i].Name, err)
 		}
 		rules[i] = rule
+		next.byName[rule.Value.name] = rule.Value
 	}
 	index, err := match.New(rules)
 	if err != nil {
@@ -101,7 +105,7 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 		Methods:  r.Match.Methods,
 		Priority: r.Priority,
 		Value: &route{
-			name: r.Name, service: r.Service, steps: steps, preflight: policies.CORS != nil,
+			name: r.Name, service: r.Service, end: last, steps: steps, preflight: policies.CORS != nil,
 			handler: policy.Chain(last, c.gateway.observer, steps...),
 		},
 	}

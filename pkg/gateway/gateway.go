@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
@@ -56,6 +57,10 @@ type Options struct {
 	// Zone is where this process is: targets in it are used first. Empty is nowhere.
 	Zone string
 
+	// Decisions makes the ids under which refusals are explained; without it they have
+	// none.
+	Decisions *decision.Sealer
+
 	// Meter, Tracer and Propagator are OpenTelemetry's; absent, nothing is measured,
 	// traced or propagated.
 	Meter      metric.Meter
@@ -71,6 +76,8 @@ type Gateway struct {
 	zone          string
 	proxy         *proxy.Proxy
 	observer      *observer
+	decisions     *decision.Sealer                               // nil: refusals have no id
+	decideOn      func(r *http.Request, p *problem.Error) string // decide, made once
 
 	live atomic.Pointer[snapshot]
 
@@ -113,6 +120,7 @@ func New(o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g := &Gateway{observer: observer, authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, zone: o.Zone, proxy: p}
+	g.decisions, g.decideOn = o.Decisions, g.decide
 	g.live.Store(emptySnapshot())
 	return g, nil
 }
@@ -128,15 +136,33 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		policy.Refuse(w, r, "", errNotCanonical)
 		return
 	}
-	found := g.live.Load().index.Lookup(info.Host, r.URL.Path, r.Method, r)
+	info.Decide = g.decideOn
+	found, refusal := g.live.Load().find(r, info)
+	if refusal != nil {
+		policy.Refuse(w, r, "", refusal)
+		return
+	}
+	info.Route, info.Service = found.name, found.service
+	found.handler.ServeHTTP(w, r)
+}
+
+// find returns the route of a request, or why there is none.
+func (s *snapshot) find(r *http.Request, info *reqctx.Info) (*route, *problem.Error) {
+	// A browser asks with OPTIONS whether it may use another method: the route of
+	// that method answers (Fetch standard, CORS-preflight fetch).
+	if asked := r.Header.Get("Access-Control-Request-Method"); asked != "" && r.Method == http.MethodOptions && r.Header.Get("Origin") != "" {
+		if found := s.index.Lookup(info.Host, r.URL.Path, asked, r); found.Found && found.Value.preflight {
+			return found.Value, nil
+		}
+	}
+	found := s.index.Lookup(info.Host, r.URL.Path, r.Method, r)
 	switch {
 	case found.Found:
-		info.Route, info.Service = found.Value.name, found.Value.service
-		found.Value.handler.ServeHTTP(w, r)
+		return found.Value, nil
 	case found.Allow != "":
-		policy.Refuse(w, r, "", ErrMethod.WithAllow(found.Allow))
+		return nil, ErrMethod.WithAllow(found.Allow)
 	default:
-		policy.Refuse(w, r, "", ErrNoRoute)
+		return nil, ErrNoRoute
 	}
 }
 

@@ -61,8 +61,8 @@ func (o *observer) ConditionFailed(r *http.Request, policy string, err error) {
 		"route", info.Route, "policy", policy, "request_id", info.ID, "error", err)
 }
 
-// Refused counts a refusal of a policy.
-func (o *observer) Refused(r *http.Request, info *reqctx.Info) {
+// refusedBy counts a refusal, when it is one of a policy.
+func (o *observer) refusedBy(r *http.Request, info *reqctx.Info) {
 	if info.Policy != "" {
 		o.refused.Add(r.Context(), 1, attributes(info.Route, info.Policy))
 	}

@@ -60,6 +60,43 @@ type Rule struct {
 	Name string // of the policy, as in the document
 	Mode Mode
 	When Condition // nil: for every request
+	Text string    // of the condition
+}
+
+// Verdict is what a rule says of a request.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Passes  Verdict = iota // the request may go on
+	Refuses                // it may not
+	Skipped                // the condition does not hold
+	Changes                // the policy refuses nobody, and changes request or answer
+)
+
+// Explain returns what the rule says of a request that is only described, whose
+// caller, if any, is in the context. Nothing is changed and nobody is told.
+func (u Rule) Explain(r *http.Request) (Verdict, error) {
+	if u.When != nil {
+		switch counts, err := u.When(r); {
+		case err != nil:
+			return Refuses, ErrCondition.With(err)
+		case !counts:
+			return Skipped, nil
+		}
+	}
+	for _, check := range []Check{u.Check, u.Preview} {
+		if check == nil {
+			continue
+		}
+		if err := check(r); err != nil {
+			return Refuses, err
+		}
+	}
+	if u.Check == nil && u.Preview == nil {
+		return Changes, nil
+	}
+	return Passes, nil
 }
 
 // Observer is told what policies in shadow mode have seen, and of conditions that

@@ -67,6 +67,9 @@ func (s *Service) handleError(w http.ResponseWriter, out *http.Request, err erro
 	}
 	x.info.Code = p.Code
 	x.record(0, p.Code)
+	if x.info.Decide != nil {
+		p = p.WithDecision(x.info.Decide(out, p))
+	}
 	p.Write(w, x.info.ID)
 }
 
