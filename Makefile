@@ -71,14 +71,15 @@ $(TOOLS)/swag-$(SWAG_VERSION):
 	mv $(TOOLS)/swag $@
 
 .PHONY: generate
-generate: $(TOOLS)/swag-$(SWAG_VERSION) ## Write docs/ (OpenAPI) from the handlers and configs/keywarden.yaml from the defaults
+generate: $(TOOLS)/swag-$(SWAG_VERSION) ## Write docs/ (OpenAPI) from the handlers, docs/gateway.schema.json from the types, configs/keywarden.yaml from the defaults
 	$< init --quiet --generalInfo doc.go --dir pkg/httpapi,pkg/problem,pkg/session,pkg/changes --output docs --outputTypes go,json,yaml
 	gofmt -w docs/docs.go
 	$(GO) run ./cmd/keywarden config print --defaults > configs/keywarden.yaml
+	$(GO) test ./pkg/spec/schema -run Published -count=1 -args -update >/dev/null
 
 .PHONY: verify
 verify: generate ## Fail when generated files are not current
-	@git diff --exit-code -- docs/docs.go docs/swagger.json docs/swagger.yaml configs/keywarden.yaml || \
+	@git diff --exit-code -- docs/docs.go docs/swagger.json docs/swagger.yaml docs/gateway.schema.json configs/keywarden.yaml || \
 		{ echo "generated files are not current: run make generate and commit"; exit 1; }
 	@$(GO) mod tidy -diff
 

@@ -32,7 +32,7 @@ func (d *decoder) fail(path string, n *yaml.Node, format string, args ...any) {
 type defaulter interface{ setDefaults() }
 
 // shorthand is an object of which one field can stand for the whole.
-type shorthand interface{ short() string }
+type shorthand interface{ Short() string }
 
 // setDefaults fills in the defaults of a type that has some.
 func setDefaults(v reflect.Value) {
@@ -62,8 +62,8 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	}
 	if short, ok := v.Addr().Interface().(shorthand); ok && n.Kind != yaml.MappingNode {
 		setDefaults(v)
-		field, _ := fieldNamed(v, short.short())
-		d.value(join(path, short.short()), n, field)
+		field, _ := fieldNamed(v, short.Short())
+		d.value(join(path, short.Short()), n, field)
 		return
 	}
 	switch v.Kind() {

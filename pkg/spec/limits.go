@@ -37,11 +37,11 @@ type MediaTypes struct {
 	Types []string `json:"types"`
 }
 
-func (*Networks) short() string   { return "networks" }
-func (*MaxBody) short() string    { return "limit" }
-func (*Timeout) short() string    { return "after" }
-func (*Methods) short() string    { return "methods" }
-func (*MediaTypes) short() string { return "types" }
+func (*Networks) Short() string   { return "networks" }
+func (*MaxBody) Short() string    { return "limit" }
+func (*Timeout) Short() string    { return "after" }
+func (*Methods) Short() string    { return "methods" }
+func (*MediaTypes) Short() string { return "types" }
 
 // maxIPs bounds the networks of a policy: they are compared one by one.
 const maxIPs = 256
