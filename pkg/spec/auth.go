@@ -52,7 +52,8 @@ const (
 	maxRoles  = 16
 )
 
-func (a *Auth) setDefaults() { a.Mode = AuthRequired }
+// SetDefaults fills in what a document need not say.
+func (a *Auth) SetDefaults() { a.Mode = AuthRequired }
 
 func (a *Auth) normalise() {
 	switch a.Mode {

@@ -49,7 +49,8 @@ func balancePolicies() []string {
 	}
 }
 
-func (b *Balance) setDefaults() { b.Policy = BalanceRoundRobin }
+// SetDefaults fills in what a document need not say.
+func (b *Balance) SetDefaults() { b.Policy = BalanceRoundRobin }
 
 func (b *Balance) validate(path string, v *validator) {
 	v.oneOf(path+".policy", b.Policy, balancePolicies()...)

@@ -15,7 +15,8 @@ type Compress struct {
 // defaultMinSize is what fits into one packet anyway, in bytes.
 const defaultMinSize = Size(1 << 10)
 
-func (c *Compress) setDefaults() {
+// SetDefaults fills in what a document need not say.
+func (c *Compress) SetDefaults() {
 	c.MinSize = defaultMinSize
 	c.Types = []string{
 		"application/json", "application/problem+json", "application/javascript", "application/xml", "image/svg+xml",

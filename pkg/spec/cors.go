@@ -42,7 +42,8 @@ const (
 	maxMaxAge     = Duration(86400e9)
 )
 
-func (c *CORS) setDefaults() { c.MaxAge = defaultMaxAge }
+// SetDefaults fills in what a document need not say.
+func (c *CORS) SetDefaults() { c.MaxAge = defaultMaxAge }
 
 func (c *CORS) normalise() {
 	for i := range c.Origins {

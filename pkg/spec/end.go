@@ -19,9 +19,11 @@ type Respond struct {
 	ContentType string `json:"content_type"`
 }
 
-func (r *Redirect) setDefaults() { r.Status = 308 }
+// SetDefaults fills in what a document need not say.
+func (r *Redirect) SetDefaults() { r.Status = 308 }
 
-func (r *Respond) setDefaults() {
+// SetDefaults fills in what a document need not say.
+func (r *Respond) SetDefaults() {
 	r.Status = 200
 	r.ContentType = "text/plain; charset=utf-8"
 }

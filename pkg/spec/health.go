@@ -34,13 +34,15 @@ const (
 	CheckTCP  = "tcp"
 )
 
-func (a *ActiveHealth) setDefaults() {
+// SetDefaults fills in what a document need not say.
+func (a *ActiveHealth) SetDefaults() {
 	a.Type = CheckHTTP
 	a.Interval, a.Timeout = Duration(10*time.Second), Duration(2*time.Second)
 	a.HealthyAfter, a.UnhealthyAfter = 2, 3
 }
 
-func (p *PassiveHealth) setDefaults() {
+// SetDefaults fills in what a document need not say.
+func (p *PassiveHealth) SetDefaults() {
 	p.Failures, p.MinRequests = 5, 20
 	p.Window, p.EjectFor = Duration(30*time.Second), Duration(30*time.Second)
 }
@@ -109,6 +111,6 @@ func (v *validator) share(path string, x float64, zero bool) {
 // nothing of health.
 func DefaultPassiveHealth() *PassiveHealth {
 	p := &PassiveHealth{}
-	p.setDefaults()
+	p.SetDefaults()
 	return p
 }

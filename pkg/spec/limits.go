@@ -37,10 +37,19 @@ type MediaTypes struct {
 	Types []string `json:"types"`
 }
 
-func (*Networks) Short() string   { return "networks" }
-func (*MaxBody) Short() string    { return "limit" }
-func (*Timeout) Short() string    { return "after" }
-func (*Methods) Short() string    { return "methods" }
+// Short names the field that a bare value stands for.
+func (*Networks) Short() string { return "networks" }
+
+// Short names the field that a bare value stands for.
+func (*MaxBody) Short() string { return "limit" }
+
+// Short names the field that a bare value stands for.
+func (*Timeout) Short() string { return "after" }
+
+// Short names the field that a bare value stands for.
+func (*Methods) Short() string { return "methods" }
+
+// Short names the field that a bare value stands for.
 func (*MediaTypes) Short() string { return "types" }
 
 // maxIPs bounds the networks of a policy: they are compared one by one.

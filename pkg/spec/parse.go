@@ -1,43 +1,30 @@
 package spec
 
-import (
-	"bytes"
-	"errors"
-	"io"
-	"reflect"
-	"strings"
+import "github.com/keywarden/keywarden/pkg/strictyaml"
 
-	"go.yaml.in/yaml/v4"
-	"go.yaml.in/yaml/v4/plugin/loaderlimits"
-)
+// MaxBytes bounds a document as text.
+const MaxBytes = strictyaml.MaxBytes
 
-// Limits of a document as text. They bound the memory that reading a hostile one
-// takes. The number of items bounds the nodes: each of them but the first has a
-// line break, a comma, an opening bracket or a dash of its own, or shares it with
-// one other. The length of a line bounds how far the scanner looks ahead for the
-// colon that would make everything before it a key.
-const (
-	MaxBytes = 8 << 20
-	maxLine  = 64 << 10
-	maxItems = 250_000
-	maxDepth = 16
+// What is wrong with a document.
+type (
+	Violation  = strictyaml.Violation
+	Violations = strictyaml.Violations
+	Place      = strictyaml.Place
 )
 
 // Parse reads a document from YAML or JSON, fills in defaults and validates it.
 // The error is a *[Violations] with everything that is wrong; source, which may
 // be empty, is the name of the file in it.
 func Parse(source string, data []byte) (Document, error) {
-	root, violation := parseTree(data)
-	if violation != nil {
-		return Document{}, report(source, []Violation{*violation}, 0)
-	}
 	var doc Document
-	d := &decoder{places: map[string]Place{}}
-	d.value("", root, reflect.ValueOf(&doc).Elem())
+	decoded := strictyaml.Decode(data, &doc)
+	if decoded.Unreadable() {
+		return Document{}, decoded.Report(source)
+	}
 	doc.normalise()
 	found := doc.violations()
-	list := append(d.list, placed(found.list, d)...)
-	if err := report(source, list, d.more+found.more); err != nil {
+	decoded.Merge(&found)
+	if err := decoded.Report(source); err != nil {
 		return Document{}, err
 	}
 	return doc, nil
@@ -62,128 +49,4 @@ func (d *Document) normalise() {
 	if d.Routes == nil {
 		d.Routes = []Route{}
 	}
-}
-
-// parseTree reads the only document of data as nodes.
-func parseTree(data []byte) (*yaml.Node, *Violation) {
-	if len(data) > MaxBytes {
-		return nil, &Violation{Detail: "the document is larger than 8 MiB"}
-	}
-	if countItems(data) > maxItems {
-		return nil, &Violation{Detail: "the document has too many items"}
-	}
-	if line := longLine(data); line > 0 {
-		return nil, &Violation{Place: Place{Line: line, Column: 1}, Detail: "the line is longer than 64 KiB; break it"}
-	}
-	loader, err := yaml.NewLoader(bytes.NewReader(data),
-		yaml.WithPlugin(loaderlimits.New(loaderlimits.DepthValue(maxDepth))))
-	if err != nil {
-		return nil, syntax(err)
-	}
-	var doc, next yaml.Node
-	switch err := loader.Load(&doc); {
-	case errors.Is(err, io.EOF):
-		return nil, &Violation{Detail: "the document is empty"}
-	case err != nil:
-		return nil, syntax(err)
-	}
-	switch err := loader.Load(&next); {
-	case errors.Is(err, io.EOF):
-	case err != nil:
-		return nil, syntax(err)
-	default:
-		return nil, &Violation{
-			Place:  Place{Line: next.Line, Column: next.Column},
-			Detail: "there must be only one YAML document",
-		}
-	}
-	if len(doc.Content) != 1 {
-		return nil, &Violation{Detail: "the document is empty"}
-	}
-	return doc.Content[0], nil
-}
-
-func countItems(data []byte) int {
-	n := 0
-	for _, separator := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029", ",", "[", "{", "- ", "-\t", "? "} {
-		n += bytes.Count(data, []byte(separator))
-	}
-	return n
-}
-
-// longLine is the number of the first line that is too long, or 0.
-func longLine(data []byte) int {
-	number := 0
-	for line := range bytes.Lines(data) {
-		if number++; len(line) > maxLine {
-			return number
-		}
-	}
-	return 0
-}
-
-// syntax says where and why data is no YAML.
-func syntax(err error) *Violation {
-	v := &Violation{Detail: "is not valid YAML"}
-	var e *yaml.LoadError
-	if errors.As(err, &e) {
-		v.Line, v.Column = e.Mark.Line, e.Mark.Column
-		v.Detail += ": " + strings.ReplaceAll(e.Message, "\n", " ")
-	}
-	return v
-}
-
-// placed adds the positions that d has seen. A field that is missing stands
-// where its object does. Consequences of what d has reported are left out: a
-// value that could not be decoded is not missing, and makes no conflict.
-func placed(list []Violation, d *decoder) []Violation {
-	failed, around := map[string]bool{}, map[string]bool{}
-	for _, v := range d.list {
-		failed[v.Path] = true
-		for at := v.Path; at != ""; at = parent(at) {
-			around[at] = true
-		}
-	}
-	kept := list[:0]
-	for _, v := range list {
-		conflict := v.Related.Path != ""
-		if within(failed, v.Path) || conflict && (around[v.Path] || around[v.Related.Path]) {
-			continue
-		}
-		v.Place = d.locate(v.Path)
-		if conflict {
-			v.Related = d.locate(v.Related.Path)
-		}
-		kept = append(kept, v)
-	}
-	return kept
-}
-
-// within reports whether path or an object around it is in set.
-func within(set map[string]bool, path string) bool {
-	for !set[path] {
-		if path == "" {
-			return false
-		}
-		path = parent(path)
-	}
-	return true
-}
-
-// locate is the position of the value at path or of the nearest object around it.
-func (d *decoder) locate(path string) Place {
-	for at := path; ; at = parent(at) {
-		if p, ok := d.places[at]; ok {
-			p.Path = path
-			return p
-		}
-		if at == "" {
-			return Place{Path: path}
-		}
-	}
-}
-
-// parent is the path of the object or list around path.
-func parent(path string) string {
-	return path[:max(strings.LastIndexAny(path, ".["), 0)]
 }

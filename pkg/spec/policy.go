@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/nearest"
+	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
 // Mode says how seriously a policy is meant.
@@ -85,7 +86,7 @@ func (p *Policies) List() []NamedPolicy {
 	of := reflect.ValueOf(p).Elem()
 	for i := range of.NumField() {
 		value, _ := of.Field(i).Interface().(policy)
-		name := jsonName(of.Type().Field(i))
+		name := strictyaml.FieldName(of.Type().Field(i))
 		if !of.Field(i).IsNil() {
 			list = append(list, NamedPolicy{Name: name, Gate: value.gate(), Known: known, value: value})
 		}

@@ -38,7 +38,8 @@ func RetryReasons() []string {
 	return []string{RetryConnect, RetryReset, Retry502, Retry503, Retry504}
 }
 
-func (r *Retry) setDefaults() {
+// SetDefaults fills in what a document need not say.
+func (r *Retry) SetDefaults() {
 	r.Attempts = 3
 	r.Backoff, r.MaxBackoff = Duration(25*time.Millisecond), Duration(time.Second)
 	r.Budget = 0.2
@@ -75,7 +76,8 @@ type Breaker struct {
 	Probes      int      `json:"probes"` // successes in a row that close it
 }
 
-func (b *Breaker) setDefaults() {
+// SetDefaults fills in what a document need not say.
+func (b *Breaker) SetDefaults() {
 	b.ErrorRate, b.MinRequests, b.Probes = 0.5, 20, 3
 	b.Window, b.OpenFor = Duration(10*time.Second), Duration(5*time.Second)
 }
@@ -95,7 +97,8 @@ type Bulkhead struct {
 	QueueFor    Duration `json:"queue_for"`
 }
 
-func (b *Bulkhead) setDefaults() { b.QueueFor = Duration(time.Second) }
+// SetDefaults fills in what a document need not say.
+func (b *Bulkhead) SetDefaults() { b.QueueFor = Duration(time.Second) }
 
 func (b *Bulkhead) validate(path string, v *validator) {
 	v.between(path+".max_in_flight", b.MaxInFlight, 1, 1_000_000)

@@ -47,8 +47,9 @@ const (
 	DefaultResponseTimeout = Duration(30 * time.Second)
 )
 
-func (s *Service) setDefaults() {
-	s.Balance.setDefaults()
+// SetDefaults fills in what a document need not say.
+func (s *Service) SetDefaults() {
+	s.Balance.SetDefaults()
 	s.ConnectTimeout = DefaultConnectTimeout
 	s.ResponseTimeout = DefaultResponseTimeout
 	s.Protocol = ProtocolAuto

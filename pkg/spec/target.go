@@ -29,7 +29,8 @@ const (
 	maxPriority = 100
 )
 
-func (t *Target) setDefaults() { t.Weight = 1 }
+// SetDefaults fills in what a document need not say.
+func (t *Target) SetDefaults() { t.Weight = 1 }
 
 func (t *Target) normalise() {
 	if u, err := parseServiceURL(t.URL); err == nil {

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/nearest"
+	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
 // maxName bounds the names of services and routes, which become labels of
@@ -23,10 +23,10 @@ const maxTimeout = Duration(24 * time.Hour)
 // that is wrong. Positions are known only to [Parse].
 func (d Document) Validate() error {
 	found := d.violations()
-	return report("", found.list, found.more)
+	return found.Report("")
 }
 
-func (d Document) violations() collector {
+func (d Document) violations() strictyaml.Collector {
 	v := &validator{services: make(map[string]bool, len(d.Services)), expressions: map[string]compiled{}}
 	if d.Version != Version {
 		v.fail("version", "must be %d", Version)
@@ -61,12 +61,12 @@ func (d Document) violations() collector {
 		names.unique(v, path+".name", d.Routes[i].Name)
 	}
 	v.conflicts(d.Routes)
-	return v.collector
+	return v.Collector
 }
 
 // validator collects violations.
 type validator struct {
-	collector
+	strictyaml.Collector
 	services     map[string]bool
 	serviceNames []string // in document order, for suggestions
 	sets         []string // names of policy sets
@@ -74,11 +74,11 @@ type validator struct {
 }
 
 func (v *validator) fail(path, format string, args ...any) {
-	v.add(Violation{Place: Place{Path: path}, Detail: fmt.Sprintf(format, args...)})
+	v.Add(Violation{Place: Place{Path: path}, Detail: fmt.Sprintf(format, args...)})
 }
 
 func (v *validator) conflict(path, detail, with string) {
-	v.add(Violation{Place: Place{Path: path}, Detail: detail, Related: Place{Path: with}})
+	v.Add(Violation{Place: Place{Path: path}, Detail: detail, Related: Place{Path: with}})
 }
 
 func (v *validator) required(path string) { v.fail(path, "is required") }
@@ -141,7 +141,7 @@ func (v *validator) serviceName(path, name string) {
 	case name == "":
 		v.required(path)
 	case v.services[name]:
-	case v.full():
+	case v.Full():
 		v.fail(path, "no service has this name")
 	default:
 		v.fail(path, "no service is named %s%s", quote(name), nearest.Question(name, v.serviceNames))
@@ -211,4 +211,11 @@ func orAny(list []string) []string {
 	return list
 }
 
-func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
+func index(path string, i int) string { return strictyaml.Index(path, i) }
+
+func quote(value string) string { return strictyaml.Quote(value) }
+
+// errText is an error whose text is a detail.
+type errText string
+
+func (e errText) Error() string { return string(e) }

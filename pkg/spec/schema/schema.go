@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
 // module is the path before that of every package in the source tree.
@@ -122,7 +123,7 @@ func (w *writer) reference(t reflect.Type) (map[string]any, error) {
 
 func fieldNamed(t reflect.Type, name string) reflect.StructField {
 	for _, f := range reflect.VisibleFields(t) {
-		if jsonName(f) == name {
+		if strictyaml.FieldName(f) == name {
 			return f
 		}
 	}
@@ -166,14 +167,9 @@ func (w *writer) fields(t reflect.Type, properties map[string]any) error {
 		if words := f.Tag.Get("enum"); words != "" {
 			value["enum"] = strings.Split(words, ",")
 		}
-		properties[jsonName(f)] = value
+		properties[strictyaml.FieldName(f)] = value
 	}
 	return nil
-}
-
-func jsonName(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-	return name
 }
 
 // comment is that of a type, or of a field of it, as one paragraph.

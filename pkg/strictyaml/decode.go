@@ -1,4 +1,4 @@
-package spec
+package strictyaml
 
 import (
 	"encoding"
@@ -13,23 +13,25 @@ import (
 	"github.com/keywarden/keywarden/pkg/nearest"
 )
 
-// decoder fills Go values from a tree of YAML nodes. It does so itself, rather
-// than with the library's decoding, to be strict in every respect, to report all
-// mistakes at once, and to remember where each value stands.
-type decoder struct {
-	collector
-	places map[string]Place
+// Decoded is what is known of a document that was read: what is wrong with it,
+// and where each value stands. It fills Go values from a tree of YAML nodes by
+// itself, rather than with the library's decoding, to be strict in every respect
+// and to report all mistakes at once.
+type Decoded struct {
+	Collector
+	places     map[string]Place
+	unreadable bool
 }
 
-func (d *decoder) fail(path string, n *yaml.Node, format string, args ...any) {
-	d.add(Violation{
+func (d *Decoded) fail(path string, n *yaml.Node, format string, args ...any) {
+	d.Add(Violation{
 		Place:  Place{Path: path, Line: n.Line, Column: n.Column},
 		Detail: fmt.Sprintf(format, args...),
 	})
 }
 
 // defaulter is a type with defaults that a present field overrides.
-type defaulter interface{ setDefaults() }
+type defaulter interface{ SetDefaults() }
 
 // shorthand is an object of which one field can stand for the whole.
 type shorthand interface{ Short() string }
@@ -37,13 +39,13 @@ type shorthand interface{ Short() string }
 // setDefaults fills in the defaults of a type that has some.
 func setDefaults(v reflect.Value) {
 	if v, ok := v.Addr().Interface().(defaulter); ok {
-		v.setDefaults()
+		v.SetDefaults()
 	}
 }
 
 // value decodes n into v, which stands at path. What cannot be decoded is
 // reported and leaves v as it is.
-func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) value(path string, n *yaml.Node, v reflect.Value) {
 	d.places[path] = Place{Path: path, Line: n.Line, Column: n.Column}
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
@@ -90,7 +92,7 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 }
 
 // object decodes a mapping into the fields of a struct, by their JSON names.
-func (d *decoder) object(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) object(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
 		d.fail(path, n, "must be a mapping of fields to values")
 		return
@@ -116,7 +118,7 @@ func (d *decoder) object(path string, n *yaml.Node, v reflect.Value) {
 }
 
 // texts decodes a mapping of names, which the writer chooses, to texts.
-func (d *decoder) texts(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) texts(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
 		d.fail(path, n, "must be a mapping of names to texts")
 		return
@@ -137,18 +139,18 @@ func (d *decoder) texts(path string, n *yaml.Node, v reflect.Value) {
 	}
 }
 
-func (d *decoder) slice(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) slice(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
 		d.fail(path, n, "must be a list")
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
-		d.value(index(path, i), item, v.Index(i))
+		d.value(Index(path, i), item, v.Index(i))
 	}
 }
 
-func (d *decoder) string(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) string(path string, n *yaml.Node, v reflect.Value) {
 	switch {
 	case n.Kind != yaml.ScalarNode:
 		d.fail(path, n, "must be a text")
@@ -161,7 +163,7 @@ func (d *decoder) string(path string, n *yaml.Node, v reflect.Value) {
 	}
 }
 
-func (d *decoder) int(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) int(path string, n *yaml.Node, v reflect.Value) {
 	number, err := strconv.Atoi(n.Value)
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || err != nil {
 		d.fail(path, n, "must be a whole number")
@@ -170,7 +172,7 @@ func (d *decoder) int(path string, n *yaml.Node, v reflect.Value) {
 	v.SetInt(int64(number))
 }
 
-func (d *decoder) float(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) float(path string, n *yaml.Node, v reflect.Value) {
 	number, err := strconv.ParseFloat(n.Value, 64)
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" && n.Tag != "!!float" || err != nil || math.IsInf(number, 0) || math.IsNaN(number) {
 		d.fail(path, n, "must be a number")
@@ -179,7 +181,7 @@ func (d *decoder) float(path string, n *yaml.Node, v reflect.Value) {
 	v.SetFloat(number)
 }
 
-func (d *decoder) bool(path string, n *yaml.Node, v reflect.Value) {
+func (d *Decoded) bool(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" || n.Tag != "!!bool" {
 		d.fail(path, n, "must be true or false")
 		return
@@ -189,7 +191,7 @@ func (d *decoder) bool(path string, n *yaml.Node, v reflect.Value) {
 
 // text decodes a type that reads itself from text. The error of the type is the
 // detail.
-func (d *decoder) text(path string, n *yaml.Node, v encoding.TextUnmarshaler) {
+func (d *Decoded) text(path string, n *yaml.Node, v encoding.TextUnmarshaler) {
 	if n.Kind != yaml.ScalarNode || n.Value == "" {
 		d.fail(path, n, "must be a text")
 		return
@@ -206,7 +208,7 @@ func fieldNamed(v reflect.Value, name string) (reflect.Value, bool) {
 			if field, ok := fieldNamed(v.Field(i), name); ok {
 				return field, true
 			}
-		} else if jsonName(v.Type().Field(i)) == name {
+		} else if FieldName(v.Type().Field(i)) == name {
 			return v.Field(i), true
 		}
 	}
@@ -219,16 +221,20 @@ func fieldNames(v reflect.Value) []string {
 		if v.Type().Field(i).Anonymous {
 			names = append(names, fieldNames(v.Field(i))...)
 		} else {
-			names = append(names, jsonName(v.Type().Field(i)))
+			names = append(names, FieldName(v.Type().Field(i)))
 		}
 	}
 	return names
 }
 
-func jsonName(f reflect.StructField) string {
+// FieldName is the name of a struct field in documents, that of its JSON tag.
+func FieldName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 	return name
 }
+
+// Index is the path of an item of the list at path.
+func Index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
 
 func join(path, name string) string {
 	if path == "" {

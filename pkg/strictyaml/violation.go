@@ -1,4 +1,4 @@
-package spec
+package strictyaml
 
 import (
 	"cmp"
@@ -45,7 +45,7 @@ func (v Violation) String() string {
 }
 
 // Violations is everything that is wrong with a document, in the order of its
-// lines, at most 100 entries. It is the error of [Parse] and [Document.Validate].
+// lines, at most 100 entries.
 type Violations struct {
 	Source string // name of the file, if there is one
 	List   []Violation
@@ -75,22 +75,27 @@ func (vs *Violations) Lines() []string {
 	return lines
 }
 
-// collector gathers violations, and counts them once they are far too many.
-type collector struct {
+// Collector gathers violations, and counts them once they are far too many.
+type Collector struct {
 	list []Violation
 	more int
 }
 
-func (c *collector) add(v Violation) {
-	if len(c.list) >= 10*maxViolations {
+// Add adds a violation.
+func (c *Collector) Add(v Violation) {
+	if c.Full() {
 		c.more++
 		return
 	}
 	c.list = append(c.list, v)
 }
 
-// full reports whether nobody will read what is added from now on.
-func (c *collector) full() bool { return len(c.list) >= 10*maxViolations }
+// Full reports whether nobody will read what is added from now on.
+func (c *Collector) Full() bool { return len(c.list) >= 10*maxViolations }
+
+// Report makes the error of what was gathered, a *[Violations], nil when there is
+// nothing. source, which may be empty, is the name of the file in it.
+func (c *Collector) Report(source string) error { return report(source, c.list, c.more) }
 
 // report makes the error of a list and what was left out of it already, nil when
 // there is nothing.
@@ -105,16 +110,11 @@ func report(source string, list []Violation, more int) error {
 	return &Violations{Source: source, List: list[:shown], More: more + len(list) - shown}
 }
 
-// errText is an error whose text is a detail.
-type errText string
-
-func (e errText) Error() string { return string(e) }
-
 // maxEcho bounds how much of a document a message repeats, in bytes.
 const maxEcho = 64
 
-// quote repeats a value in a message.
-func quote(value string) string {
+// Quote repeats a value in a message, as far as it is short.
+func Quote(value string) string {
 	if len(value) > maxEcho {
 		value = value[:maxEcho] + "..."
 	}
