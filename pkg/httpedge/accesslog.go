@@ -22,7 +22,8 @@ func (o *observer) log(r *http.Request, x *exchange) {
 		level = slog.LevelError
 	}
 	ctx := r.Context()
-	if !o.logger.Enabled(ctx, level) {
+	handler := o.logger.Handler()
+	if !handler.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 16)
@@ -46,13 +47,19 @@ func (o *observer) log(r *http.Request, x *exchange) {
 	text("subject", x.info.Subject)
 	text("key_id", x.info.KeyID)
 	text("code", x.info.Code)
+	for _, f := range x.info.Fields {
+		text(f.Name, withoutCredentials(f.Value))
+	}
 	if x.outcome != completed {
 		text("outcome", errorType(x.status, x.outcome))
 	}
 	if x.info.Err != nil {
 		attrs = append(attrs, slog.Any("err", x.info.Err))
 	}
-	o.logger.LogAttrs(ctx, level, "request", attrs...)
+	// The logger itself would find out its caller and the time, both again.
+	record := slog.NewRecord(x.start.Add(x.elapsed), level, "request", 0)
+	record.AddAttrs(attrs...)
+	_ = handler.Handle(ctx, record)
 }
 
 // milliseconds keeps three decimals: the microseconds.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/seal"
 )
 
 // Info is one request's facts. The outermost middleware makes it; inner layers
@@ -34,9 +35,48 @@ type Info struct {
 	// the service allows.
 	Timeout time.Duration
 
+	// Authorization is what a policy presents to the service in the field of that
+	// name, in place of the caller's; empty for nothing.
+	Authorization seal.Secret
+
+	// Fields are what policies add to the access log: at most [MaxFields], each value
+	// of at most [MaxFieldValue] bytes.
+	Fields []Field
+
 	// Decide records a refusal and returns the id under which it can be explained;
 	// nil where nothing can.
 	Decide func(r *http.Request, p *problem.Error) string
+}
+
+// Bounds of [Info.Fields].
+const (
+	MaxFields     = 16
+	MaxFieldValue = 256 // bytes
+)
+
+// Field is a name and a value of the access log.
+type Field struct{ Name, Value string }
+
+// maxFieldName bounds the name of a field, in bytes.
+const maxFieldName = 40
+
+// IsFieldName reports whether the access log can have a field of this name beside
+// its own: lower-case letters, digits and underscores, beginning with a letter.
+func IsFieldName(s string) bool {
+	switch s {
+	case "", "time", "level", "msg", "source", "method", "path", "status", "bytes", "duration_ms", "client", "host", "route",
+		"service", "subject", "key_id", "code", "policy", "decision_id", "outcome", "err", "error", "request_id", "trace_id", "span_id",
+		"trace_flags", "instance", "version":
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', i > 0 && ('0' <= c && c <= '9' || c == '_'):
+		default:
+			return false
+		}
+	}
+	return len(s) <= maxFieldName
 }
 
 type key struct{}

@@ -26,6 +26,10 @@ type AuthMethod string
 const (
 	AuthJWT AuthMethod = "jwt" // access token of this platform, as bearer
 	AuthKey AuthMethod = "key" // API key of this platform
+
+	// AuthCertificate is a TLS certificate that one of the authorities of
+	// server.tls.client_ca_file has signed for the client.
+	AuthCertificate AuthMethod = "certificate"
 )
 
 // Auth is the authentication of a route, and what its callers need to be.
@@ -94,7 +98,7 @@ func (a *Auth) validate(path string, v *validator) {
 		return
 	}
 	if len(a.Methods) == 0 {
-		v.fail(path+".methods", "must name at least one of jwt and key")
+		v.fail(path+".methods", "must name at least one of jwt, key and certificate")
 	}
 	for i, m := range a.Methods {
 		switch {
@@ -112,4 +116,4 @@ func (a *Auth) validate(path string, v *validator) {
 }
 
 // authMethods lists all methods.
-func authMethods() []AuthMethod { return []AuthMethod{AuthJWT, AuthKey} }
+func authMethods() []AuthMethod { return []AuthMethod{AuthJWT, AuthKey, AuthCertificate} }

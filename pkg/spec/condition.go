@@ -1,5 +1,7 @@
 package spec
 
+import "github.com/keywarden/keywarden/pkg/expression"
+
 // compiled is the outcome of compiling an expression: many routes may share one.
 type compiled struct {
 	err       error
@@ -11,6 +13,11 @@ type compiled struct {
 func (v *validator) condition(path, text string, known bool) {
 	c, ok := v.expressions[text]
 	if !ok {
+		e, err := expression.Compile(text, expression.Bool)
+		c.err = err
+		if err == nil {
+			c.principal = e.UsesPrincipal()
+		}
 		v.expressions[text] = c
 	}
 	switch {

@@ -51,8 +51,8 @@ type Policies struct {
 	Auth            *Auth            `json:"auth,omitempty"`
 	LogFields       *LogFields       `json:"log_fields,omitempty"`
 	Fault           *Fault           `json:"fault,omitempty"`
-	RequestHeaders  *Headers         `json:"request_headers,omitempty"`
-	ResponseHeaders *Headers         `json:"response_headers,omitempty"`
+	RequestHeaders  *RequestHeaders  `json:"request_headers,omitempty"`
+	ResponseHeaders *ResponseHeaders `json:"response_headers,omitempty"`
 	Compress        *Compress        `json:"compress,omitempty"`
 	BasicAuth       *BasicAuth       `json:"basic_auth,omitempty"`
 	Timeout         *Timeout         `json:"timeout,omitempty"`

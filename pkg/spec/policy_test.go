@@ -74,6 +74,9 @@ func TestMistakesInPoliciesAreNamed(t *testing.T) {
 		{`media_types: [json]`, `routes[0].media_types.types[0]: must be a media type`},
 		{`allow_methods: [get]`, `routes[0].allow_methods.methods[0]: must be a request method in capital letters`},
 		{`auth: {mode: optional, scopes: [a]}`, `routes[0].auth: cannot demand scopes or roles with the mode optional`},
+		{`allow_ips: {networks: [10.0.0.0/8], when: "principal.role == 'admin'"}`, `routes[0].allow_ips.when: cannot ask for the principal`},
+		{`timeout: {after: 5s, when: "request.methd == 'GET'"}`, `routes[0].timeout.when: is not a condition: `},
+		{`timeout: {after: 5s, when: "request.path"}`, `routes[0].timeout.when: is not a condition: `},
 		{`auth: {scopes: [A B]}`, `routes[0].auth.scopes[0]: must be a scope such as orders:read`},
 	} {
 		_, err := spec.Parse("", []byte(`
@@ -85,6 +88,18 @@ routes: [{name: r, service: a, `+c.policies+`}]`))
 			t.Errorf("%s: got %v, want %s", c.policies, err, c.want)
 		}
 	}
+}
+
+func TestAConditionMayAskForWhatIsKnownWhereThePolicyDecides(t *testing.T) {
+	parse(t, `
+version: 1
+services: [{name: a, url: "http://a"}]
+routes:
+  - name: r
+    service: a
+    auth: {when: "request.method != 'GET'"}
+    allow_ips: {networks: [10.0.0.0/8], when: "request.path.startsWith('/admin')"}
+    timeout: {after: 5s, when: "principal.authenticated && principal.role == 'user'"}`)
 }
 
 func TestWhatIsOffNeedsNothingElse(t *testing.T) {
