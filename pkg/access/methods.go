@@ -1,6 +1,7 @@
 package access
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -16,9 +17,11 @@ type Methods uint8
 const (
 	MethodToken Methods = 1 << iota // access token (JWT) as bearer
 	MethodKey                       // API key in X-API-Key or as bearer
+	MethodCertificate               // TLS certificate of the client
 )
 
-// AnyMethod accepts every way there is.
+// AnyMethod accepts every way in which accounts prove who they are. A certificate
+// has no account, and so no business with the platform's own API.
 const AnyMethod = MethodToken | MethodKey
 
 // KeyHeader is the header that carries an API key.
@@ -78,6 +81,11 @@ func NewAuthenticator(keys KeyVerifier, tokens TokenVerifier, keyPrefix, realm s
 // first is it the context's error.
 func (a *Authenticator) Authenticate(r *http.Request, accept Methods) (*Principal, error) {
 	method, credential, err := a.credential(r.Header)
+	if errors.Is(err, ErrMissing) && accept&MethodCertificate != 0 {
+		if p := certified(r.TLS); p != nil {
+			return p, nil
+		}
+	}
 	if err != nil {
 		return nil, a.challenged(err)
 	}

@@ -17,18 +17,20 @@ type Kind string
 const (
 	KindUser Kind = "user" // a person with an access token
 	KindKey  Kind = "key"  // a program with an API key
+
+	KindCertificate Kind = "certificate" // a client with a TLS certificate; only for routes of the gateway
 )
 
 // Principal is an authenticated caller. Values are immutable and shared between
 // requests: verifiers hand out the same pointer for the same credential.
 type Principal struct {
 	Kind      Kind
-	UserID    string   // the user, or the owner of the key
+	UserID    string   // the user, or the owner of the key; for a certificate its fingerprint, "sha256:..."
 	Role      Role     // the user's current role
 	Scopes    []string // sorted; already cut to what the role holds
 	SessionID string   // for KindUser
 	KeyID     string   // for KindKey: the key's identifier (UUID)
-	KeyName   string   // for KindKey
+	KeyName   string   // for KindKey; for KindCertificate the name in it
 }
 
 // Has reports whether p holds scope.

@@ -1,4 +1,4 @@
-package httpserver
+package certstore
 
 import (
 	"crypto/sha256"
@@ -36,7 +36,7 @@ func loadCertificate(certFile, keyFile string, logger *slog.Logger) (*certificat
 	c := &certificate{certFile: certFile, keyFile: keyFile, logger: logger, now: time.Now}
 	c.checked = c.now()
 	if _, err := c.load(); err != nil {
-		return nil, fmt.Errorf("httpserver: loading the certificate: %w", err)
+		return nil, fmt.Errorf("loading the certificate: %w", err)
 	}
 	return c, nil
 }

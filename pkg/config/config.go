@@ -56,15 +56,27 @@ type Server struct {
 	MaxConnectionsPerIP int            `yaml:"max_connections_per_ip" min:"0" max:"1000000" doc:"Most connections open at once from one address; 0 means unlimited, for a listener behind a load balancer."`
 	ShutdownDelay       time.Duration  `yaml:"shutdown_delay" min:"0s" max:"5m" doc:"Time between reporting not ready and closing the listeners; 5s is advised behind a load balancer, which needs it to look away."`
 	DrainTimeout        time.Duration  `yaml:"drain_timeout" min:"0s" max:"1h" doc:"Longest time that requests in flight may take to end after the listeners were closed."`
-	TLS                 TLS            `yaml:"tls" doc:"The certificate of the main listener; without one it speaks plain HTTP."`
+	TLS                 TLS            `yaml:"tls" doc:"The certificates of the main listener; without one it speaks plain HTTP."`
 	MetricsAddr         string         `yaml:"metrics_addr" format:"address" doc:"Address of a listener of its own for /metrics and /debug/pprof; empty means /metrics on the main listener, without pprof."`
 	BodyLimit           Size           `yaml:"body_limit" min:"1KiB" max:"64MiB" doc:"Largest body of a request to the platform's own API."`
 }
 
-// TLS is the section of the certificate of the main listener.
+// TLS is the section of the certificates of the main listener.
 type TLS struct {
-	CertFile string `yaml:"cert_file" doc:"PEM file with the certificate chain; it is read again when it changes."`
-	KeyFile  string `yaml:"key_file" doc:"PEM file with the private key of the certificate."`
+	CertFile     string `yaml:"cert_file" doc:"PEM file with the certificate chain for clients that name no host, or one that no other certificate is for; it is read again when it changes."`
+	KeyFile      string `yaml:"key_file" doc:"PEM file with the private key of the certificate."`
+	Dir          string `yaml:"dir" doc:"Folder of further certificates, chosen by the host that a client asks for (SNI): name.crt beside name.key, or folders with tls.crt and tls.key. It is read again when something in it changes."`
+	ClientCAFile string `yaml:"client_ca_file" doc:"PEM file with the authorities whose clients may show a certificate, for routes with auth.methods certificate. Empty means that none is asked for."`
+	ClientAuth   string `yaml:"client_auth" enum:"request,require" doc:"Whether a client may show a certificate, or has to."`
+	ACME         ACME   `yaml:"acme" doc:"Certificates that are got and renewed by themselves (RFC 8555), kept in PostgreSQL for all replicas."`
+}
+
+// ACME is the section of certificates that are got by themselves.
+type ACME struct {
+	Domains      []string `yaml:"domains" format:"host" doc:"Host names to get certificates for, by tls-alpn-01: the authority must reach the main listener at port 443 of each. Empty means none. Using it accepts the terms of the authority."`
+	Email        string   `yaml:"email" doc:"Address that the authority may write to about expiry."`
+	DirectoryURL string   `yaml:"directory_url" doc:"Directory of the authority."`
+	CAFile       string   `yaml:"ca_file" doc:"PEM file with the authorities that the server of the directory is trusted by, instead of those of the system."`
 }
 
 // Log is the section of the log.
@@ -148,7 +160,8 @@ type Throttle struct {
 
 // Gateway is the section of the data plane.
 type Gateway struct {
-	File      string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404."`
+	Source    string `yaml:"source" enum:"file,database" doc:"Where the gateway document is: in a file, or as revisions in the database, which the admin API and keywarden config apply write. It is one of them; they are never merged."`
+	File      string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404. With the source database it must be empty."`
 	Watch     bool   `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
 	Zone      string `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
 	BodyLimit Size   `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
@@ -174,6 +187,7 @@ func Default() *Config {
 			MaxConnectionsPerIP: 1_000,
 			DrainTimeout:        30 * time.Second,
 			BodyLimit:           MiB,
+			TLS:                 TLS{ClientAuth: "request", ACME: ACME{DirectoryURL: "https://acme-v02.api.letsencrypt.org/directory"}},
 		},
 		Log: Log{Level: "info", Format: "json", Access: true},
 		Database: Database{
@@ -209,7 +223,7 @@ func Default() *Config {
 			Registrations:      20,
 			RegistrationRefill: 30 * time.Second,
 		},
-		Gateway:   Gateway{Watch: true},
+		Gateway:   Gateway{Source: "file", Watch: true},
 		Telemetry: Telemetry{ServiceName: "keywarden", TraceSampleRatio: 0.01, Metrics: true},
 	}
 }

@@ -22,6 +22,11 @@ func rules(c *Config, serving bool) []rule {
 			"must be set together with server.tls.key_file, or neither",
 		},
 		{
+			[]string{"server.tls.client_ca_file"},
+			c.Server.TLS.ClientCAFile != "" && c.Server.TLS.CertFile == "" && c.Server.TLS.Dir == "" && len(c.Server.TLS.ACME.Domains) == 0,
+			"means nothing without a certificate of the listener: set server.tls.cert_file, dir or acme.domains, too",
+		},
+		{
 			[]string{"server.metrics_addr", "server.addr"},
 			c.Server.MetricsAddr == c.Server.Addr && !strings.HasSuffix(c.Server.Addr, ":0"),
 			"must differ from server.addr; leave it empty to serve /metrics there",
@@ -50,6 +55,11 @@ func rules(c *Config, serving bool) []rule {
 			[]string{"security.master_key", "database.url"},
 			serving && c.Security.MasterKey.Empty() && !c.Database.URL.Empty(),
 			"is required with an external database: make one with keywarden keygen and set KEYWARDEN_MASTER_KEY",
+		},
+		{
+			[]string{"gateway.file", "gateway.source"},
+			c.Gateway.File != "" && c.Gateway.Source == "database",
+			"must be empty when gateway.source is database: the document is in one place; put the file there with keywarden config apply",
 		},
 	}
 }

@@ -1,5 +1,4 @@
-// Package httpserver runs one listener: its time limits and sizes, TLS with
-// certificates that are reloaded, caps on connections, and a shutdown that
+// Package httpserver runs one listener: its time limits and sizes, TLS, caps on connections, and a shutdown that
 // loses no request. It knows nothing of what is served; that is one
 // http.Handler.
 package httpserver
@@ -54,10 +53,8 @@ type Options struct {
 	Handler http.Handler
 	Logger  *slog.Logger
 
-	// TLSCertFile and TLSKeyFile switch TLS on, and HTTP/2 with it. The files are
-	// looked at again, at most once a second, when a client connects.
-	TLSCertFile string
-	TLSKeyFile  string
+	// TLS switches TLS on, and HTTP/2 with it where it is among NextProtos.
+	TLS *tls.Config
 
 	// ReadHeaderTimeout bounds the TLS handshake and the reading of a request's
 	// header, from its first byte to its last.
@@ -148,7 +145,7 @@ type Server struct {
 	stopped    chan struct{} // closed when Shutdown is through
 }
 
-// New checks the options and loads the certificate. Nothing is opened yet.
+// New checks the options. Nothing is opened yet.
 func New(o Options) (*Server, error) {
 	if o.Handler == nil || o.Logger == nil {
 		return nil, errors.New("httpserver: a handler and a logger are required")
@@ -162,30 +159,13 @@ func New(o Options) (*Server, error) {
 	}
 	s.base, s.cancelBase = context.WithCancel(context.Background())
 	s.conns = newConnections(&s.opts)
-	if o.TLSCertFile != "" || o.TLSKeyFile != "" {
-		if err := s.setUpTLS(); err != nil {
-			return nil, err
-		}
-	}
+	s.tls = o.TLS
 	s.setUpHTTP()
 	var err error
 	if s.metrics, err = s.conns.instrument(o.MeterProvider, o.Name); err != nil {
 		return nil, err
 	}
 	return s, nil
-}
-
-func (s *Server) setUpTLS() error {
-	certificate, err := loadCertificate(s.opts.TLSCertFile, s.opts.TLSKeyFile, s.opts.Logger)
-	if err != nil {
-		return err
-	}
-	s.tls = &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: certificate.get,
-		NextProtos:     []string{"h2", "http/1.1"},
-	}
-	return nil
 }
 
 func (s *Server) setUpHTTP() {

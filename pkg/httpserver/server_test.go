@@ -214,8 +214,8 @@ func TestCertificateIsReloaded(t *testing.T) {
 	certs := newPair(t, "first")
 	var log lockedBuffer
 	srv := start(t, http.HandlerFunc(echo), func(o *httpserver.Options) {
-		certs.use(o)
 		o.Logger = telemetry.NewLogger(&log, slog.LevelInfo, telemetry.FormatJSON)
+		certs.use(o)
 	})
 	if got := certs.served(t, srv.addr); got != "first" {
 		t.Errorf("serves %q", got)
@@ -229,16 +229,9 @@ func TestCertificateIsReloaded(t *testing.T) {
 }
 
 func TestNewRefusesWhatCannotServe(t *testing.T) {
-	certs := newPair(t, "a")
 	for name, change := range map[string]func(*httpserver.Options){
-		"no handler":       func(o *httpserver.Options) { o.Handler = nil },
-		"no logger":        func(o *httpserver.Options) { o.Logger = nil },
-		"certificate only": func(o *httpserver.Options) { o.TLSCertFile = certs.certFile },
-		"key only":         func(o *httpserver.Options) { o.TLSKeyFile = certs.keyFile },
-		"missing file": func(o *httpserver.Options) {
-			o.TLSCertFile, o.TLSKeyFile = filepath.Join(t.TempDir(), "none"), certs.keyFile
-		},
-		"key for certificate": func(o *httpserver.Options) { o.TLSCertFile, o.TLSKeyFile = certs.keyFile, certs.keyFile },
+		"no handler": func(o *httpserver.Options) { o.Handler = nil },
+		"no logger":  func(o *httpserver.Options) { o.Logger = nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options()

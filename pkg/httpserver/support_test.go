@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/certstore"
 	"github.com/keywarden/keywarden/pkg/httpserver"
 )
 
@@ -223,7 +224,13 @@ func (p *pair) write(t *testing.T, certPEM, keyPEM []byte) {
 	}
 }
 
-func (p *pair) use(o *httpserver.Options) { o.TLSCertFile, o.TLSKeyFile = p.certFile, p.keyFile }
+func (p *pair) use(o *httpserver.Options) {
+	store, err := certstore.New(certstore.Options{CertFile: p.certFile, KeyFile: p.keyFile, Logger: o.Logger})
+	if err != nil {
+		panic(err)
+	}
+	o.TLS = store.Config()
+}
 
 func (p *pair) config(protocols ...string) *tls.Config {
 	return &tls.Config{RootCAs: p.pool, ServerName: "127.0.0.1", NextProtos: protocols}
