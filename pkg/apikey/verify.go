@@ -346,7 +346,7 @@ func (v *Verifier) Apply(e changes.Event) {
 		v.missing.Invalidate(e.Subject)
 	case changes.UserChanged:
 		v.records.InvalidateIf(func(r *record) bool { return r.userID == e.Subject })
-	case changes.SessionEnded, changes.UserSessionsEnded, changes.SigningKeysChanged:
+	case changes.SessionEnded, changes.UserSessionsEnded, changes.SigningKeysChanged, changes.GatewayChanged:
 	}
 }
 

@@ -26,20 +26,22 @@ type Action string
 
 // The actions.
 const (
-	UserRegistered  Action = "user.registered"
-	UserUpdated     Action = "user.updated"
-	UserDeleted     Action = "user.deleted"
-	PasswordChanged Action = "user.password_changed"
-	LoginSucceeded  Action = "session.login"
-	LoginFailed     Action = "session.login_failed"
-	SessionEnded    Action = "session.ended"
-	RefreshReused   Action = "session.refresh_reused"
-	KeyCreated      Action = "apikey.created"
-	KeyUpdated      Action = "apikey.updated"
-	KeyRotated      Action = "apikey.rotated"
-	KeyRevoked      Action = "apikey.revoked"
-	AccessDenied    Action = "access.denied"
-	SigningKeyMade  Action = "signing_key.created"
+	UserRegistered   Action = "user.registered"
+	UserUpdated      Action = "user.updated"
+	UserDeleted      Action = "user.deleted"
+	PasswordChanged  Action = "user.password_changed"
+	LoginSucceeded   Action = "session.login"
+	LoginFailed      Action = "session.login_failed"
+	SessionEnded     Action = "session.ended"
+	RefreshReused    Action = "session.refresh_reused"
+	KeyCreated       Action = "apikey.created"
+	KeyUpdated       Action = "apikey.updated"
+	KeyRotated       Action = "apikey.rotated"
+	KeyRevoked       Action = "apikey.revoked"
+	AccessDenied     Action = "access.denied"
+	SigningKeyMade   Action = "signing_key.created"
+	ConfigApplied    Action = "config.applied"
+	ConfigRolledBack Action = "config.rolled_back"
 )
 
 // Result says how it ended.

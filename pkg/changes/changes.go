@@ -22,6 +22,7 @@ const (
 	UserSessionsEnded  Kind = "sessions"     // id of the user whose sessions ended
 	UserChanged        Kind = "user"         // id of the user whose role or standing changed
 	SigningKeysChanged Kind = "signing_keys" // empty
+	GatewayChanged     Kind = "gateway"      // number of the new revision of the gateway document
 )
 
 // Event is one entry of the log.

@@ -63,8 +63,8 @@ func (f *Follower) Subscribe(apply func(Event), reset func()) {
 	f.resets = append(f.resets, reset)
 }
 
-// Start finds the end of the log and enters the registry. Nothing is cached
-// before, so older events do not matter.
+// Start finds the end of the log and enters the registry. Older events do not
+// matter: what subscribers have cached before, they drop.
 func (f *Follower) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -73,7 +73,7 @@ func (f *Follower) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.epoch.Store(head)
+	f.reset(head)
 	f.synced.Store(at.UnixNano())
 	return f.opts.Registry.Beat(ctx, f.opts.ReplicaID, head)
 }
@@ -148,13 +148,19 @@ func (f *Follower) restart(ctx context.Context) error {
 		return err
 	}
 	f.opts.Logger.WarnContext(ctx, "events were missed; every cached verdict is dropped")
+	f.reset(head)
+	return nil
+}
+
+// reset has the subscribers drop what they know, and goes on after head. What is
+// read from the database from now on is at least as new.
+func (f *Follower) reset(head int64) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	for _, reset := range f.resets {
 		reset()
 	}
 	f.epoch.Store(head)
-	return nil
 }
 
 // beat tells the registry when there is something new to say, or it is time.

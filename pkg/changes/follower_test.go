@@ -225,6 +225,10 @@ func (r *replica) start(t *testing.T) {
 	if err := r.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if n := r.resetCount(); n != 1 {
+		t.Errorf("%d resets at the start: a program may have cached something before", n)
+	}
+	r.resets = 0
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(t.Context())
 	go func() { r.ended <- r.Run(ctx) }()

@@ -19,51 +19,53 @@ type Kind uint8
 
 // The kinds, each with the status it maps to.
 const (
-	Internal           Kind = iota // 500
-	Invalid                        // 400
-	Unauthenticated                // 401
-	Forbidden                      // 403
-	NotFound                       // 404
-	MethodNotAllowed               // 405
-	NotAcceptable                  // 406
-	Timeout                        // 408
-	Conflict                       // 409
-	PreconditionFailed             // 412
-	TooLarge                       // 413
-	URITooLong                     // 414
-	UnsupportedMedia               // 415
-	Misdirected                    // 421
-	Unprocessable                  // 422
-	TooManyRequests                // 429
-	HeadersTooLarge                // 431
-	NotImplemented                 // 501
-	BadGateway                     // 502
-	Unavailable                    // 503
-	GatewayTimeout                 // 504
+	Internal             Kind = iota // 500
+	Invalid                          // 400
+	Unauthenticated                  // 401
+	Forbidden                        // 403
+	NotFound                         // 404
+	MethodNotAllowed                 // 405
+	NotAcceptable                    // 406
+	Timeout                          // 408
+	Conflict                         // 409
+	PreconditionFailed               // 412
+	TooLarge                         // 413
+	URITooLong                       // 414
+	UnsupportedMedia                 // 415
+	Misdirected                      // 421
+	Unprocessable                    // 422
+	PreconditionRequired             // 428
+	TooManyRequests                  // 429
+	HeadersTooLarge                  // 431
+	NotImplemented                   // 501
+	BadGateway                       // 502
+	Unavailable                      // 503
+	GatewayTimeout                   // 504
 )
 
 var statuses = [...]int{
-	Internal:           http.StatusInternalServerError,
-	Invalid:            http.StatusBadRequest,
-	Unauthenticated:    http.StatusUnauthorized,
-	Forbidden:          http.StatusForbidden,
-	NotFound:           http.StatusNotFound,
-	MethodNotAllowed:   http.StatusMethodNotAllowed,
-	NotAcceptable:      http.StatusNotAcceptable,
-	Timeout:            http.StatusRequestTimeout,
-	Conflict:           http.StatusConflict,
-	PreconditionFailed: http.StatusPreconditionFailed,
-	TooLarge:           http.StatusRequestEntityTooLarge,
-	URITooLong:         http.StatusRequestURITooLong,
-	UnsupportedMedia:   http.StatusUnsupportedMediaType,
-	Misdirected:        http.StatusMisdirectedRequest,
-	Unprocessable:      http.StatusUnprocessableEntity,
-	TooManyRequests:    http.StatusTooManyRequests,
-	HeadersTooLarge:    http.StatusRequestHeaderFieldsTooLarge,
-	NotImplemented:     http.StatusNotImplemented,
-	BadGateway:         http.StatusBadGateway,
-	Unavailable:        http.StatusServiceUnavailable,
-	GatewayTimeout:     http.StatusGatewayTimeout,
+	Internal:             http.StatusInternalServerError,
+	Invalid:              http.StatusBadRequest,
+	Unauthenticated:      http.StatusUnauthorized,
+	Forbidden:            http.StatusForbidden,
+	NotFound:             http.StatusNotFound,
+	MethodNotAllowed:     http.StatusMethodNotAllowed,
+	NotAcceptable:        http.StatusNotAcceptable,
+	Timeout:              http.StatusRequestTimeout,
+	Conflict:             http.StatusConflict,
+	PreconditionFailed:   http.StatusPreconditionFailed,
+	TooLarge:             http.StatusRequestEntityTooLarge,
+	URITooLong:           http.StatusRequestURITooLong,
+	UnsupportedMedia:     http.StatusUnsupportedMediaType,
+	Misdirected:          http.StatusMisdirectedRequest,
+	Unprocessable:        http.StatusUnprocessableEntity,
+	PreconditionRequired: http.StatusPreconditionRequired,
+	TooManyRequests:      http.StatusTooManyRequests,
+	HeadersTooLarge:      http.StatusRequestHeaderFieldsTooLarge,
+	NotImplemented:       http.StatusNotImplemented,
+	BadGateway:           http.StatusBadGateway,
+	Unavailable:          http.StatusServiceUnavailable,
+	GatewayTimeout:       http.StatusGatewayTimeout,
 }
 
 // Status is the HTTP status code of k; an unknown kind is 500.
@@ -75,10 +77,13 @@ func (k Kind) Status() int {
 }
 
 // Field is one thing that is wrong with the input. Field is a JSON path
-// ("scopes[2]"), a query parameter or a header name; Detail is one sentence.
+// ("scopes[2]"), a query parameter or a header name; Detail is one sentence. Line
+// and Column, counted from 1, are there where the input is a text of many lines.
 type Field struct {
 	Field  string `json:"field"`
 	Detail string `json:"detail"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
 }
 
 // Error is an error with a public face. Values are immutable: the With methods
@@ -94,7 +99,8 @@ type Error struct {
 	Allow      string        // sent as Allow when not empty
 	DecisionID string        // what the caller can ask for an explanation with, if there is one
 
-	cause error
+	status int // in place of that of the kind; 0: none
+	cause  error
 }
 
 // Define makes an error of a domain, to be kept in a package variable and
@@ -167,6 +173,21 @@ func (e *Error) WithAllow(methods string) *Error {
 	c := *e
 	c.Allow = methods
 	return &c
+}
+
+// WithStatus replaces the status that the kind maps to; 0 keeps it.
+func (e *Error) WithStatus(status int) *Error {
+	c := *e
+	c.status = status
+	return &c
+}
+
+// Status is the HTTP status of the answer.
+func (e *Error) Status() int {
+	if e.status != 0 {
+		return e.status
+	}
+	return e.Kind.Status()
 }
 
 // WithDecision names the record of why the request was refused.

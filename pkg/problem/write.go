@@ -32,7 +32,7 @@ type Document struct {
 
 // Document is the public face of e; the cause stays out.
 func (e *Error) Document(requestID string) Document {
-	status := e.Kind.Status()
+	status := e.Status()
 	return Document{
 		Type:      typePrefix + e.Code,
 		Title:     http.StatusText(status),
@@ -86,7 +86,7 @@ func (e *Error) Write(w http.ResponseWriter, requestID string) {
 	}
 	body := e.Document(requestID).encode()
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(e.Kind.Status())
+	w.WriteHeader(e.Status())
 	_, _ = w.Write(body)
 }
 

@@ -76,7 +76,8 @@ type Signer struct {
 	keys atomic.Pointer[keySet]
 }
 
-// NewSigner makes a signer; [Signer.Refresh] must succeed before it is used.
+// NewSigner makes a signer. Before [Signer.Refresh] has succeeded once it can
+// neither sign nor check.
 func NewSigner(o TokenOptions) *Signer { return &Signer{opts: o} }
 
 // signingDelay lies between publishing a new key and signing with it: ample time
@@ -218,6 +219,9 @@ func date(seconds int64) *jwt.NumericDate {
 // Sign makes an access token of the session for its user.
 func (s *Signer) Sign(u account.User, sess Session) (seal.Secret, time.Duration, error) {
 	set := s.keys.Load()
+	if set == nil {
+		return seal.Secret{}, 0, access.ErrUndecided.With(errNoKeys).WithRetryAfter(retryAfter)
+	}
 	now := s.opts.Now()
 	ttl := min(s.opts.TTL, sess.ExpiresAt.Sub(now)).Truncate(time.Second)
 	jti, err := uuid.NewV7()
@@ -242,6 +246,7 @@ const maxTokenBytes = 4096
 var (
 	errMalformed  = errors.New("not a compact JWS of ours")
 	errUnknownKey = errors.New("signed by an unknown key")
+	errNoKeys     = errors.New("the signing keys have not been read yet")
 )
 
 // parse checks everything about token that needs no database: form, signature,
@@ -249,6 +254,9 @@ var (
 func (s *Signer) parse(token string) (*claims, error) {
 	if !compactJWS(token) {
 		return nil, errMalformed
+	}
+	if s.keys.Load() == nil {
+		return nil, errNoKeys
 	}
 	var c claims
 	parser := jwt.NewParser(
@@ -326,5 +334,12 @@ func newJWK(id string, key ed25519.PublicKey) JWK {
 	}
 }
 
-// JWKS returns the public keys, including one that will sign soon.
-func (s *Signer) JWKS() JWKS { return s.keys.Load().jwks }
+// JWKS returns the public keys, including one that will sign soon; none before
+// they have been read.
+func (s *Signer) JWKS() JWKS {
+	set := s.keys.Load()
+	if set == nil {
+		return JWKS{}
+	}
+	return set.jwks
+}

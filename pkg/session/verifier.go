@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"log/slog"
 	"sync"
@@ -105,6 +106,9 @@ func (v *Verifier) check(token string, now time.Time) (checked, error) {
 	facts, ok := v.tokens.GetIfPresent(sum)
 	if !ok {
 		c, err := v.signer.parse(token)
+		if errors.Is(err, errNoKeys) {
+			return checked{}, access.ErrUndecided.With(err).WithRetryAfter(retryAfter)
+		}
 		if err != nil {
 			return checked{}, access.ErrToken.With(err)
 		}
@@ -173,7 +177,7 @@ func (v *Verifier) Apply(e changes.Event) {
 		v.sessions.Invalidate(e.Subject)
 	case changes.UserChanged, changes.UserSessionsEnded:
 		v.sessions.InvalidateIf(func(s *standing) bool { return s.state.UserID == e.Subject })
-	case changes.KeyChanged, changes.SigningKeysChanged:
+	case changes.KeyChanged, changes.SigningKeysChanged, changes.GatewayChanged:
 	}
 }
 

@@ -123,6 +123,6 @@ func (s *Store) LoadChain(ctx context.Context, ring *seal.Keyring) (audit.Chain,
 		}
 	}
 	chain := audit.NewChain(plain)
-	s.chain = &chain
+	s.chain.Store(&chain)
 	return chain, nil
 }

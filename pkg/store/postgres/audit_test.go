@@ -14,6 +14,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/apikey"
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
+	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
@@ -78,6 +79,12 @@ var mutations = map[string]func(s *scene, c changes.Change) error{
 	"RevokeKey": func(s *scene, c changes.Change) error {
 		_, err := s.RevokeKey(s.ctx, s.key.ID, now(), c)
 		return err
+	},
+	"ChangeRevision": func(s *scene, c changes.Change) error {
+		return s.ChangeRevision(s.ctx, func(current revision.Revision) (*revision.Revision, changes.Change, error) {
+			r := newRevision(current, "mutated")
+			return &r, c, nil
+		})
 	},
 }
 

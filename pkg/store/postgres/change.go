@@ -22,11 +22,20 @@ const channel = "keywarden_changes"
 // The ledger row is locked last and until the commit: entries and events are
 // numbered in the order of commits, and the lock is held as briefly as can be.
 func (s *Store) change(ctx context.Context, c changes.Change, mutate func(pgx.Tx) error) (epoch int64, err error) {
+	return s.changeAs(ctx, func(tx pgx.Tx) (changes.Change, error) {
+		if mutate == nil {
+			return c, nil
+		}
+		return c, mutate(tx)
+	})
+}
+
+// changeAs is change where the entry and the event depend on what mutate finds.
+func (s *Store) changeAs(ctx context.Context, mutate func(pgx.Tx) (changes.Change, error)) (epoch int64, err error) {
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		if mutate != nil {
-			if err := mutate(tx); err != nil {
-				return err
-			}
+		c, err := mutate(tx)
+		if err != nil {
+			return err
 		}
 		epoch, err = s.append(ctx, tx, c)
 		return err
@@ -57,9 +66,14 @@ func (s *Store) inTx(ctx context.Context, work func(pgx.Tx) error) error {
 // is rolled back, nothing is recorded, and the call succeeds.
 var errNoChange = errors.New("nothing to change")
 
+// errNoChain is a change before the key of the audit chain was loaded: a program
+// that started without its database is about to.
+var errNoChain = errors.New("the key of the audit chain is not loaded yet")
+
 func (s *Store) append(ctx context.Context, tx pgx.Tx, c changes.Change) (int64, error) {
-	if s.chain == nil {
-		return 0, errors.New("a change before the key of the audit chain was loaded")
+	chain := s.chain.Load()
+	if chain == nil {
+		return 0, ErrUnavailable.With(errNoChain)
 	}
 	r := audit.Record{Entry: c.Audit}
 	var epoch int64
@@ -73,7 +87,7 @@ func (s *Store) append(ctx context.Context, tx pgx.Tx, c changes.Change) (int64,
 	if r.Detail == nil {
 		r.Detail = map[string]string{}
 	}
-	r.Hash = s.chain.Hash(r)
+	r.Hash = chain.Hash(r)
 	detail, err := json.Marshal(r.Detail)
 	if err != nil {
 		return 0, err

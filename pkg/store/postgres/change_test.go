@@ -172,6 +172,7 @@ func (w *world) follow(poll time.Duration) (f *changes.Follower, applied chan ch
 	applied, reset = make(chan changes.Event, 1000), make(chan struct{}, 10)
 	f.Subscribe(func(e changes.Event) { applied <- e }, func() { reset <- struct{}{} })
 	w.must(f.Start(w.t.Context()))
+	<-reset // what was cached before
 	ctx, cancel := context.WithCancel(w.t.Context())
 	stopped := make(chan error)
 	go func() { stopped <- f.Run(ctx) }()

@@ -55,7 +55,7 @@ func (s *Store) Sweep(ctx context.Context, now time.Time) error {
 			` FROM `+sweep.table+` WHERE `+sweep.condition+` LIMIT $2 FOR UPDATE SKIP LOCKED)`, sweep.before, sweepBatch)
 		failed = append(failed, unavailable(err))
 	}
-	return errors.Join(append(failed, s.pruneChanges(ctx, now.Add(-changesKept)))...)
+	return errors.Join(append(failed, s.pruneChanges(ctx, now.Add(-changesKept)), s.pruneRevisions(ctx))...)
 }
 
 // rowKey is the key in a select list, where a row of columns has no parentheses.

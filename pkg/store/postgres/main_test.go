@@ -121,7 +121,7 @@ func (w *world) number(sql string, args ...any) (n int64) {
 
 var tables = []string{
 	"users", "sessions", "refresh_tokens", "api_keys", "api_key_secrets", "idempotency", "signing_keys",
-	"sealed_secrets", "audit_log", "ledger", "change_log", "replicas",
+	"sealed_secrets", "audit_log", "ledger", "change_log", "replicas", "gateway_revisions", "gateway_current",
 }
 
 // contents is a digest of each table.

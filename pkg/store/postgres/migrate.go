@@ -45,11 +45,7 @@ func Migrate(ctx context.Context, url seal.Secret, logger *slog.Logger) (SchemaS
 		return SchemaStatus{}, err
 	}
 	defer m.close()
-	stop := context.AfterFunc(ctx, func() { m.GracefulStop <- true })
-	defer stop()
-	// Up takes the lock and only then reads the version: while another process
-	// migrates, the version looks dirty from outside.
-	upErr := m.Up()
+	upErr := m.up(ctx)
 	var dirty migrate.ErrDirty
 	if errors.As(upErr, &dirty) {
 		return SchemaStatus{}, ErrDirtySchema
@@ -60,8 +56,10 @@ func Migrate(ctx context.Context, url seal.Secret, logger *slog.Logger) (SchemaS
 		return status, err
 	case status.Version > status.Latest:
 		return status, ErrNewerSchema
-	case upErr != nil && !errors.Is(upErr, migrate.ErrNoChange):
+	case upErr != nil:
 		return status, fmt.Errorf("migrate: %w", upErr)
+	case !status.Current() && ctx.Err() == nil:
+		return status, fmt.Errorf("migrate: the schema stays at version %d of %d", status.Version, status.Latest)
 	case !status.Current(): // told to stop before it was done
 		return status, context.Cause(ctx)
 	}
@@ -140,6 +138,23 @@ func newMigrator(ctx context.Context, url seal.Secret, logger *slog.Logger) (*mi
 }
 
 func (m *migrator) close() { _, _ = m.Close() }
+
+// up applies what is missing, one migration at a time, until ctx ends: the
+// library's own way to be stopped is a data race. Each step takes the lock and only
+// then reads the version: while another process migrates, it looks dirty from
+// outside.
+func (m *migrator) up(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := m.Steps(1)
+		if errors.Is(err, fs.ErrNotExist) { // none is left, or the schema is newer than them all
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (m *migrator) status() (SchemaStatus, error) {
 	latest, err := latestMigration()

@@ -24,6 +24,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
 	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
 
@@ -76,6 +77,26 @@ var reads = map[string]func(s *scene) error{
 	"Leave":            func(s *scene) error { return s.Leave(s.ctx, "id") },
 	"Replicas":         func(s *scene) error { _, err := s.Replicas(s.ctx, time.Minute); return err },
 	"Sweep":            func(s *scene) error { return s.Sweep(s.ctx, now()) },
+	"CurrentRevision": func(s *scene) error {
+		_, err := s.CurrentRevision(s.ctx)
+		return unlessNone(err)
+	},
+	"CurrentRevisionUnless": func(s *scene) error {
+		_, _, err := s.CurrentRevisionUnless(s.ctx, 0, "")
+		return unlessNone(err)
+	},
+	"Revision":      func(s *scene) error { _, err := s.Revision(s.ctx, 1); return unlessNone(err) },
+	"ListRevisions": func(s *scene) error { _, err := s.ListRevisions(s.ctx, 0, 1); return err },
+	"ReportServing": func(s *scene) error { return s.ReportServing(s.ctx, revision.Serving{Replica: "id"}) },
+	"ListServing":   func(s *scene) error { _, err := s.ListServing(s.ctx, time.Minute); return err },
+}
+
+// unlessNone takes the answer that there is no revision for the answer it is.
+func unlessNone(err error) error {
+	if errors.Is(err, revision.ErrNone) || errors.Is(err, revision.ErrUnknown) {
+		return nil
+	}
+	return err
 }
 
 // isOutage checks that an error is the 503 of an outage and keeps the password.

@@ -14,6 +14,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -50,7 +51,7 @@ var errURL = errors.New("the database URL is not valid: expected postgres://user
 // Store is the database. It is safe for concurrent use.
 type Store struct {
 	pool  *pgxpool.Pool
-	chain *audit.Chain // nil before LoadChain
+	chain atomic.Pointer[audit.Chain] // nil before LoadChain
 }
 
 // Open prepares a pool of connections; it does not wait for the server, so that
