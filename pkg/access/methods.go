@@ -15,9 +15,9 @@ type Methods uint8
 
 // The ways to authenticate.
 const (
-	MethodToken Methods = 1 << iota // access token (JWT) as bearer
-	MethodKey                       // API key in X-API-Key or as bearer
-	MethodCertificate               // TLS certificate of the client
+	MethodToken       Methods = 1 << iota // access token (JWT) as bearer
+	MethodKey                             // API key in X-API-Key or as bearer
+	MethodCertificate                     // TLS certificate of the client
 )
 
 // AnyMethod accepts every way in which accounts prove who they are. A certificate

@@ -12,8 +12,10 @@ type Role string
 
 // The roles that always exist.
 const (
-	RoleUser  Role = "user"
-	RoleAdmin Role = "admin"
+	RoleUser     Role = "user"
+	RoleViewer   Role = "viewer"   // a user who sees the gateway
+	RoleOperator Role = "operator" // a user who changes the gateway
+	RoleAdmin    Role = "admin"
 )
 
 // Wildcard is the scope that stands for every scope. Only the admin role holds
@@ -29,7 +31,9 @@ const (
 	ScopeUsersRead    = "users:read"
 	ScopeUsersWrite   = "users:write"
 	ScopeAuditRead    = "audit:read"
-	ScopeKeysAdmin    = "keys:admin" // reach the keys of every user
+	ScopeKeysAdmin    = "keys:admin"   // reach the keys of every user
+	ScopeConfigRead   = "config:read"  // see the gateway: its document, state and decisions
+	ScopeConfigWrite  = "config:write" // change the gateway document
 )
 
 var scopePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)*$`)
@@ -46,25 +50,40 @@ func ValidScope(name string) bool {
 // Roles is the table of roles. It is immutable after [NewRoles].
 type Roles struct{ scopes map[Role][]string }
 
+// privileged are the scopes of the platform that not every user may hold.
+func privileged() []string {
+	return []string{ScopeUsersRead, ScopeUsersWrite, ScopeAuditRead, ScopeKeysAdmin, ScopeConfigRead, ScopeConfigWrite}
+}
+
 // NewRoles makes the table. extra adds backend scopes to the user role, so that
-// users may put them on their keys; the admin role holds everything. A scope of
-// the platform in extra is an error: it would make every user an admin.
+// users may put them on their keys. A viewer and an operator hold what a user
+// does and the scopes of the gateway, the admin role holds everything. A
+// privileged scope of the platform in extra is an error: it would make every user
+// an admin or an operator.
 func NewRoles(extra []string) (Roles, error) {
 	user := []string{ScopeProfileRead, ScopeProfileWrite, ScopeKeysRead, ScopeKeysWrite}
 	for _, s := range extra {
 		switch {
 		case !ValidScope(s):
 			return Roles{}, fmt.Errorf("scope %q is not a valid scope name", s)
-		case slices.Contains([]string{ScopeUsersRead, ScopeUsersWrite, ScopeAuditRead, ScopeKeysAdmin}, s):
-			return Roles{}, fmt.Errorf("scope %q belongs to the platform's admins and cannot be given to every user", s)
+		case slices.Contains(privileged(), s):
+			return Roles{}, fmt.Errorf("scope %q belongs to the platform's admins and operators and cannot be given to every user", s)
 		}
 		user = append(user, s)
 	}
-	slices.Sort(user)
 	return Roles{scopes: map[Role][]string{
-		RoleUser:  slices.Clip(slices.Compact(user)),
-		RoleAdmin: {Wildcard},
+		RoleUser:     scopeSet(user),
+		RoleViewer:   scopeSet(user, ScopeConfigRead),
+		RoleOperator: scopeSet(user, ScopeConfigRead, ScopeConfigWrite),
+		RoleAdmin:    {Wildcard},
 	}}, nil
+}
+
+// scopeSet is base and more, sorted, each once.
+func scopeSet(base []string, more ...string) []string {
+	set := slices.Concat(base, more)
+	slices.Sort(set)
+	return slices.Clip(slices.Compact(set))
 }
 
 // Known reports whether role exists.

@@ -24,9 +24,10 @@ func TestCutNeverGivesMoreThanTheRoleAndNeverTheWildcard(t *testing.T) {
 	roles := newRoles(t, "orders:read", "orders:write")
 	names := append([]string{
 		access.Wildcard, "", "**", "*:read", "orders", "orders:*", "users:read", access.ScopeKeysAdmin, access.ScopeAuditRead, "zzz",
+		access.ScopeConfigRead, access.ScopeConfigWrite,
 	}, roles.Scopes(access.RoleUser)...)
 	rapid.Check(t, func(t *rapid.T) {
-		role := rapid.SampledFrom([]access.Role{access.RoleUser, access.RoleAdmin, "", "nobody", "*"}).Draw(t, "role")
+		role := rapid.SampledFrom([]access.Role{access.RoleUser, access.RoleViewer, access.RoleOperator, access.RoleAdmin, "", "nobody", "*"}).Draw(t, "role")
 		want := rapid.SliceOf(rapid.OneOf(rapid.SampledFrom(names), rapid.String())).Draw(t, "want")
 		before := slices.Clone(want)
 
@@ -77,10 +78,15 @@ func TestRolesHoldWhatTheyShould(t *testing.T) {
 	if diff := cmp.Diff(want, roles.Scopes(access.RoleUser)); diff != "" {
 		t.Errorf("user (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]access.Role{"admin", "user"}, roles.Names()); diff != "" {
+	for role, more := range map[access.Role][]string{"viewer": {"config:read"}, "operator": {"config:read", "config:write"}} {
+		if diff := cmp.Diff(append(slices.Clone(more), want...), roles.Scopes(role)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", role, diff)
+		}
+	}
+	if diff := cmp.Diff([]access.Role{"admin", "operator", "user", "viewer"}, roles.Names()); diff != "" {
 		t.Errorf("roles (-want +got):\n%s", diff)
 	}
-	for _, s := range []string{access.ScopeUsersWrite, access.ScopeKeysAdmin, access.ScopeAuditRead, "anything"} {
+	for _, s := range []string{access.ScopeUsersWrite, access.ScopeKeysAdmin, access.ScopeAuditRead, access.ScopeConfigRead, access.ScopeConfigWrite, "anything"} {
 		if roles.Holds(access.RoleUser, s) || !roles.Holds(access.RoleAdmin, s) {
 			t.Errorf("%s: user %v, admin %v", s, roles.Holds(access.RoleUser, s), roles.Holds(access.RoleAdmin, s))
 		}
@@ -112,7 +118,10 @@ func TestScopeNamesAreChecked(t *testing.T) {
 }
 
 func TestNewRolesRefusesToMakeEveryUserAnAdmin(t *testing.T) {
-	for _, scope := range []string{access.ScopeUsersRead, access.ScopeUsersWrite, access.ScopeAuditRead, access.ScopeKeysAdmin, access.Wildcard} {
+	for _, scope := range []string{
+		access.ScopeUsersRead, access.ScopeUsersWrite, access.ScopeAuditRead, access.ScopeKeysAdmin,
+		access.ScopeConfigRead, access.ScopeConfigWrite, access.Wildcard,
+	} {
 		if _, err := access.NewRoles([]string{"orders:read", scope}); err == nil {
 			t.Errorf("%s can be given to every user", scope)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/certstore"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
@@ -103,10 +104,17 @@ type application struct {
 	platform  *Platform
 	gateway   *gateway.Gateway
 	decisions *decision.Sealer
-	source    *feed.File // nil without a gateway document
+	source    interface{ Reload() } // nil without a gateway document
+	revisions *feed.Database        // nil unless the database is the source
+	reporter  *feed.Reporter
+	document  *keeper
+	certs     *certstore.Store // nil without TLS
 	server    *httpserver.Server
 	metrics   *httpserver.Server // nil unless it has a listener of its own
 	tasks     []func(context.Context) error
+	followers []func(context.Context) error // tasks that need a connected platform
+	optional  bool                          // the database: there is something to serve without
+	connected bool                          // the platform, when the start ended; nobody asks later
 	draining  atomic.Bool
 }
 
@@ -128,19 +136,18 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	if err != nil {
 		return err
 	}
-	schema := checkSchema
-	if a.Config.Database.MigrateOnStart {
-		schema = migrate
-	}
-	if err := schema(ctx, a.database.URL, a.Logger); err != nil {
-		return err
-	}
-	a.platform, err = OpenPlatform(ctx, a.Config, a.database.URL, ring, a.telemetry.TracerProvider(), a.Logger)
+	a.platform, err = NewPlatform(ctx, a.Config, a.database.URL, ring, a.telemetry.TracerProvider(), a.Logger)
 	if err != nil {
 		return err
 	}
 	closing.add("platform", func(context.Context) error { a.platform.Close(); return nil })
 	if err := a.openGateway(closing); err != nil {
+		return err
+	}
+	if err := a.findDatabase(ctx); err != nil {
+		return err
+	}
+	if err := a.loadRevision(ctx); err != nil {
 		return err
 	}
 	if err := a.observe(); err != nil {
@@ -181,12 +188,12 @@ func (a *application) serve(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, failed := errgroup.WithContext(background)
-	tasks, err := a.platform.Start(ctx, a.Logger)
-	if err != nil {
+	if err := a.follow(ctx); err != nil {
 		a.abandonTasks()
 		return err
 	}
-	for _, task := range append(append(tasks, a.tasks...), a.Tasks...) {
+	group.Go(func() error { return a.runPlatform(failed) })
+	for _, task := range append(a.tasks, a.Tasks...) {
 		group.Go(func() error { return task(failed) })
 	}
 	for _, server := range []*httpserver.Server{a.server, a.metrics} {
@@ -196,7 +203,7 @@ func (a *application) serve(ctx context.Context) error {
 	}
 	group.Go(func() error { return a.watchDatabase(failed) })
 	group.Go(func() error { return a.reloads(failed) })
-	err = a.announce(ctx)
+	err := a.announce(ctx)
 	if err == nil {
 		select {
 		case <-ctx.Done():
@@ -285,10 +292,12 @@ func (a *application) openServers(closing *cleanups) (err error) {
 	}
 	s := a.Config.Server
 	main := a.listenerOptions("main", s.Addr, handler)
-	main.TLSCertFile, main.TLSKeyFile = s.TLS.CertFile, s.TLS.KeyFile
+	if main.TLS, err = a.openCertificates(closing); err != nil {
+		return err
+	}
 	main.MaxConnectionsPerIP, main.Uncapped = s.MaxConnectionsPerIP, s.TrustedProxies
 	main.DrainDelay = s.ShutdownDelay
-	if s.TLS.CertFile != "" {
+	if main.TLS != nil {
 		main.DrainGrace = drainGrace
 	}
 	if a.server, err = openServer(main, closing); err != nil {

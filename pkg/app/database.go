@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"time"
 
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/pglocal"
@@ -88,29 +87,14 @@ func (d *Database) Close(ctx context.Context) error {
 	return d.server.Stop(ctx)
 }
 
-// migrate brings the schema up to date, waiting for a server that is not there
-// yet: containers start in any order.
+// migrate brings the schema up to date.
 func migrate(ctx context.Context, url seal.Secret, logger *slog.Logger) error {
-	const patience, pause = 30 * time.Second, 500 * time.Millisecond
-	deadline := time.Now().Add(patience)
-	for attempt := 0; ; attempt++ {
-		status, err := postgres.Migrate(ctx, url, logger)
-		if err == nil {
-			logger.InfoContext(ctx, "the schema is current", "version", status.Version)
-			return nil
-		}
-		if !errors.Is(err, postgres.ErrUnavailable) || time.Now().After(deadline) {
-			return err
-		}
-		if attempt == 0 {
-			logger.WarnContext(ctx, "waiting for the database", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
+	status, err := postgres.Migrate(ctx, url, logger)
+	if err != nil {
+		return err
 	}
+	logger.InfoContext(ctx, "the schema is current", "version", status.Version)
+	return nil
 }
 
 // Keyring makes the ring of master keys. Where the configuration names none and

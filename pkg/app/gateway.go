@@ -3,8 +3,10 @@ package app
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
@@ -23,6 +25,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	}
 	a.gateway, err = gateway.New(gateway.Options{
 		Decisions:     a.decisions,
+		Files:         gateway.Files{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source == "file"},
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
 		Issuer: a.Config.Tokens.Issuer,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),
@@ -32,13 +35,59 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 		return err
 	}
 	closing.add("gateway", func(context.Context) error { a.gateway.Close(); return nil })
-	if g.File == "" {
+	a.document = &keeper{Target: a.gateway}
+	a.reporter = feed.NewReporter(a.document, a.platform.Revisions, a.platform.ReplicaID, Version().Version, a.Logger)
+	a.followers = append(a.followers, func(ctx context.Context) error { a.reporter.Run(ctx); return nil })
+	switch {
+	case g.Source == "database":
+		a.openRevisions()
+	case g.File != "":
+		file := feed.NewFile(g.File, g.Watch, a.reporter, a.Logger)
+		if err := file.Load(); err != nil {
+			return fmt.Errorf("the gateway document: %w", err)
+		}
+		a.source = file
+		a.tasks = append(a.tasks, func(ctx context.Context) error { file.Run(ctx); return nil })
+	}
+	return nil
+}
+
+// lastGoodFile is the document, below the data directory, that a start without the
+// database serves.
+const lastGoodFile = "gateway-last-good.json"
+
+// openRevisions prepares to follow the revisions in the database.
+func (a *application) openRevisions() {
+	lastGood := ""
+	if dir, err := a.Env.DataDir(a.Config); err == nil {
+		lastGood = filepath.Join(dir, lastGoodFile)
+	} else {
+		a.Logger.Warn("the gateway document is not kept on disk: without the database, nothing is served after a start", "error", err)
+	}
+	a.revisions = feed.NewDatabase(feed.DatabaseOptions{
+		Revisions: a.platform.Revisions, Reporter: a.reporter, Ring: a.platform.Ring, Logger: a.Logger, LastGood: lastGood,
+	})
+	a.platform.Follower.Subscribe(func(e changes.Event) {
+		if e.Kind == changes.GatewayChanged {
+			a.revisions.Wake()
+		}
+	}, a.revisions.Wake)
+	a.source = a.revisions
+	a.followers = append(a.followers, func(ctx context.Context) error { a.revisions.Run(ctx); return nil })
+}
+
+// loadRevision gives the gateway its document before the first request, where the
+// database is the source.
+func (a *application) loadRevision(ctx context.Context) error {
+	switch {
+	case a.revisions == nil:
+		return nil
+	case a.connected:
+		a.revisions.Load(ctx)
 		return nil
 	}
-	a.source = feed.NewFile(g.File, g.Watch, a.gateway, a.Logger)
-	if err := a.source.Load(); err != nil {
-		return fmt.Errorf("the gateway document: %w", err)
+	if err := a.revisions.Restore(); err != nil {
+		return fmt.Errorf("the database is away, and the last good gateway document cannot be served: %w", err)
 	}
-	a.tasks = append(a.tasks, func(ctx context.Context) error { a.source.Run(ctx); return nil })
 	return nil
 }

@@ -5,9 +5,11 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,6 +21,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/session"
 	"github.com/keywarden/keywarden/pkg/slowhash"
@@ -41,24 +44,41 @@ func (e Env) DataDir(cfg *config.Config) (string, error) {
 // Platform is the domains over one database, without any listener. Commands such
 // as "admin create" use it as it is; the server runs on top of it.
 type Platform struct {
-	Store    *postgres.Store
-	Ring     *seal.Keyring
-	Chain    audit.Chain
-	Roles    access.Roles
-	Follower *changes.Follower
-	Accounts *account.Service
-	Sessions *session.Service
-	Signer   *session.Signer
-	Tokens   *session.Verifier
-	Keys     *apikey.Service
-	KeyCheck *apikey.Verifier
+	Store     *postgres.Store
+	Ring      *seal.Keyring
+	Chain     audit.Chain // set by Connect
+	Roles     access.Roles
+	ReplicaID string
+	Follower  *changes.Follower
+	Accounts  *account.Service
+	Sessions  *session.Service
+	Signer    *session.Signer
+	Tokens    *session.Verifier
+	Keys      *apikey.Service
+	KeyCheck  *apikey.Verifier
+	Revisions *revision.Service
 
 	nudgeSigner chan struct{}
+	connected   atomic.Bool
 }
 
-// OpenPlatform builds the domains. The schema must be current. The caller closes
-// the platform; nothing runs in the background before [Platform.Start].
-func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring *seal.Keyring, tracer trace.TracerProvider, logger *slog.Logger) (_ *Platform, err error) {
+// OpenPlatform is [NewPlatform] and [Platform.Connect].
+func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring *seal.Keyring, tracer trace.TracerProvider, logger *slog.Logger) (*Platform, error) {
+	p, err := NewPlatform(ctx, cfg, url, ring, tracer, logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Connect(ctx); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// NewPlatform builds the domains without asking the database for anything. Until
+// [Platform.Connect] has succeeded no credential can be checked and nothing can be
+// changed: who tries is told to come again. The caller closes the platform.
+func NewPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring *seal.Keyring, tracer trace.TracerProvider, logger *slog.Logger) (_ *Platform, err error) {
 	store, err := postgres.Open(ctx, postgres.Options{
 		URL: url, MaxConnections: int32(cfg.Database.MaxConnections),
 		ConnectTimeout: cfg.Database.ConnectTimeout, QueryTimeout: cfg.Database.QueryTimeout, Tracer: tracer,
@@ -66,24 +86,22 @@ func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring
 	if err != nil {
 		return nil, err
 	}
-	p := &Platform{Store: store, Ring: ring, nudgeSigner: make(chan struct{}, 1)}
+	replica, err := uuid.NewV7()
+	if err != nil {
+		store.Close()
+		return nil, err
+	}
+	p := &Platform{Store: store, Ring: ring, ReplicaID: replica.String(), nudgeSigner: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			store.Close()
 		}
 	}()
-	if p.Chain, err = store.LoadChain(ctx, ring); err != nil {
-		return nil, err
-	}
 	if p.Roles, err = access.NewRoles(cfg.Accounts.UserScopes); err != nil {
 		return nil, err
 	}
-	replica, err := uuid.NewV7()
-	if err != nil {
-		return nil, err
-	}
 	p.Follower = changes.NewFollower(changes.Options{
-		Log: store, Registry: store, ReplicaID: replica.String(),
+		Log: store, Registry: store, ReplicaID: p.ReplicaID,
 		PollInterval: cfg.Revocation.PollInterval, MaxStaleness: cfg.Revocation.MaxStaleness,
 		Logger: logger, Now: time.Now,
 	})
@@ -96,8 +114,43 @@ func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring
 	if err := p.buildKeys(cfg, logger); err != nil {
 		return nil, err
 	}
+	p.Revisions = revision.NewService(revision.Options{Store: store, Notify: p.Follower.Apply, Now: time.Now})
 	p.subscribe()
-	return p, p.Signer.Refresh(ctx)
+	return p, nil
+}
+
+// Connect reads what the domains need before they can work: the key of the audit
+// chain, and the signing keys. The schema must be current. It may be called again
+// after it has failed.
+func (p *Platform) Connect(ctx context.Context) (err error) {
+	if p.Chain, err = p.Store.LoadChain(ctx, p.Ring); err != nil {
+		return err
+	}
+	if err := p.Signer.Refresh(ctx); err != nil {
+		return err
+	}
+	p.connected.Store(true)
+	return nil
+}
+
+// errNotConnected is a look-up in a database of which nobody knows yet whether it
+// has this schema and was used with this master key.
+var errNotConnected = errors.New("the platform is not connected to its database yet")
+
+// keyStore is the store for the verification of keys, which begins when the
+// platform is connected. Tokens wait for the signing keys, and changes for the key
+// of the audit chain.
+type keyStore struct {
+	*postgres.Store
+	connected *atomic.Bool
+}
+
+// KeyByPublicID implements apikey.VerifyStore.
+func (s keyStore) KeyByPublicID(ctx context.Context, publicID string) (apikey.Stored, error) {
+	if !s.connected.Load() {
+		return apikey.Stored{}, postgres.ErrUnavailable.With(errNotConnected)
+	}
+	return s.Store.KeyByPublicID(ctx, publicID)
 }
 
 func (p *Platform) buildAccounts(ctx context.Context, cfg *config.Config) error {
@@ -178,7 +231,7 @@ func (p *Platform) buildKeys(cfg *config.Config, logger *slog.Logger) error {
 		Prefix: cfg.Keys.Prefix, MaxPerUser: cfg.Keys.MaxPerUser, IdempotencyTTL: cfg.Keys.IdempotencyTTL, Now: time.Now,
 	})
 	p.KeyCheck, err = apikey.NewVerifier(apikey.VerifierOptions{
-		Store: p.Store, Hasher: pool, Peppers: peppers, Roles: p.Roles, Prefix: cfg.Keys.Prefix,
+		Store: keyStore{p.Store, &p.connected}, Hasher: pool, Peppers: peppers, Roles: p.Roles, Prefix: cfg.Keys.Prefix,
 		Fresh: p.Follower.Fresh, Misses: misses, Entries: cfg.Keys.CacheEntries,
 		Timeout: cfg.Database.VerifyTimeout, Now: time.Now, Logger: logger,
 	})
@@ -202,17 +255,22 @@ func (p *Platform) subscribe() {
 	}, nudge)
 }
 
-// Start begins following changes and returns what must run until the end.
-func (p *Platform) Start(ctx context.Context, logger *slog.Logger) ([]func(context.Context) error, error) {
+// Start begins following changes, on a connected platform.
+func (p *Platform) Start(ctx context.Context) error {
 	if err := p.Follower.Start(ctx); err != nil {
-		return nil, fmt.Errorf("follow changes: %w", err)
+		return fmt.Errorf("follow changes: %w", err)
 	}
+	return nil
+}
+
+// Tasks are what must run from the start until the end.
+func (p *Platform) Tasks(logger *slog.Logger) []func(context.Context) error {
 	return []func(context.Context) error{
 		p.Follower.Run,
 		func(ctx context.Context) error { return p.Signer.Run(ctx, p.nudgeSigner) },
 		p.KeyCheck.Run,
 		func(ctx context.Context) error { return p.Store.RunJanitor(ctx, time.Now, logger) },
-	}, nil
+	}
 }
 
 // Close ends the connections.

@@ -31,6 +31,7 @@ var kinds = map[string]problem.Kind{
 	"Internal": problem.Internal, "Invalid": problem.Invalid, "Unauthenticated": problem.Unauthenticated,
 	"Forbidden": problem.Forbidden, "NotFound": problem.NotFound, "MethodNotAllowed": problem.MethodNotAllowed,
 	"NotAcceptable": problem.NotAcceptable, "Timeout": problem.Timeout, "Conflict": problem.Conflict,
+	"PreconditionFailed": problem.PreconditionFailed, "PreconditionRequired": problem.PreconditionRequired,
 	"TooLarge": problem.TooLarge, "URITooLong": problem.URITooLong, "UnsupportedMedia": problem.UnsupportedMedia,
 	"Misdirected": problem.Misdirected, "Unprocessable": problem.Unprocessable, "TooManyRequests": problem.TooManyRequests,
 	"HeadersTooLarge": problem.HeadersTooLarge, "NotImplemented": problem.NotImplemented, "BadGateway": problem.BadGateway,

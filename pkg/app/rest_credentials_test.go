@@ -203,8 +203,8 @@ func TestEveryBodyIsBoundedAndJSON(t *testing.T) {
 	key := p.Key(t, admin, nil)
 	calls := 0
 	for _, c := range documentedAPI(t).calls() {
-		if !c.hasBody() {
-			continue
+		if !c.hasBody() || strings.HasPrefix(c.path, "/admin/v1/") && c.path != "/admin/v1/explain" {
+			continue // documents are read by rules of their own; see TestDocumentsAreReadStrictly
 		}
 		calls++
 		id := ids[c.path]
@@ -238,7 +238,7 @@ func TestEveryBodyIsBoundedAndJSON(t *testing.T) {
 			}
 		})
 	}
-	if calls != 9 {
+	if calls != 10 {
 		t.Errorf("%d operations with a body", calls)
 	}
 }

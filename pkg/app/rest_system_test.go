@@ -85,7 +85,12 @@ func TestWithoutTheDatabase(t *testing.T) {
 	}
 	for _, c := range documentedAPI(t).calls() {
 		name := c.method + " " + c.path
-		if _, documented := c.Responses["503"]; !documented || name == "GET /api/test" || name == "GET /readyz" {
+		if _, documented := c.Responses["503"]; !documented || slices.Contains([]string{"GET /api/test", "GET /readyz", "GET /.well-known/jwks.json"}, name) {
+			continue // what these answer is in memory, or has a test of its own
+		}
+		if strings.HasPrefix(c.path, "/admin/v1/") {
+			a := p.Call(t, c.method, c.at("1"), nil, unseen.Auth()...)
+			wantProblem(t, a, http.StatusServiceUnavailable, "auth.unavailable")
 			continue
 		}
 		auth, id := admin.Auth(), target.ID
@@ -362,7 +367,7 @@ func TestUnknownMethodsAndPaths(t *testing.T) {
 			known = append(known, "DELETE")
 		}
 		slices.Sort(known)
-		target := strings.Replace(path, "{id}", unknownID, 1)
+		target := pathParameter.ReplaceAllString(path, unknownID)
 		for _, method := range all {
 			if slices.Contains(known, method) {
 				continue

@@ -20,8 +20,8 @@ var rooms = []struct {
 	name     string
 	packages []string
 }{
-	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "httpserver", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize"}},
-	{"domain", []string{"access", "account", "session", "apikey", "audit", "changes", "spec"}},
+	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit"}},
+	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "decision", "revision", "acme", "spec"}},
 	{"edges and adapters", []string{"gateway", "httpapi", "store", "pglocal", "sample"}},
 	{"root", []string{"app"}},
 	{"command line", []string{"cli"}},

@@ -77,6 +77,7 @@ func (a *application) engine() (*gin.Engine, error) {
 		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors},
 		&decisionsapi.Handler{Decisions: a.decisions, Guard: guard, PolicyOrder: a.gateway.PolicyOrder},
 		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
+		a.adminAPI(guard, cursors),
 		&systemapi.Handler{
 			Guard: guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: p.Signer.JWKS, Metrics: a.mainMetrics(),
 		},
@@ -99,7 +100,7 @@ var errStale = errors.New("the change log has not been read for longer than the 
 
 // checks are the questions of readiness.
 func (a *application) checks() []systemapi.Check {
-	return []systemapi.Check{
+	checks := []systemapi.Check{
 		{Name: "database", Ask: a.platform.Store.Ping},
 		{Name: "revocations", DataPlane: true, Ask: func(context.Context) error {
 			if !a.platform.Follower.Fresh(time.Now()) {
@@ -108,4 +109,17 @@ func (a *application) checks() []systemapi.Check {
 			return nil
 		}},
 	}
+	if a.revisions == nil {
+		return checks
+	}
+	return append(checks, systemapi.Check{Name: "gateway_document", DataPlane: true, Ask: func(context.Context) error {
+		if !a.revisions.Filled() {
+			return errNoDocument
+		}
+		return nil
+	}})
 }
+
+// errNoDocument says that the gateway has no routes for want of a document that
+// can be read and served.
+var errNoDocument = errors.New("the current revision of the gateway document could not be served, and no earlier one is known")

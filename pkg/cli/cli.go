@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keywarden/keywarden/pkg/app"
+	"github.com/keywarden/keywarden/pkg/cli/adminclient"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/problem"
 )
@@ -38,7 +39,8 @@ type System struct {
 const (
 	exitOK          = 0
 	exitFailure     = 1   // it ran and failed, or a check found something
-	exitUsage       = 2   // the command line or the configuration is wrong
+	exitUsage       = 2   // the command line, the configuration or a document is wrong
+	exitRemote      = 3   // the server cannot be reached, or does not let this caller in
 	exitInterrupted = 130 // a second signal cut an orderly end short
 )
 
@@ -103,7 +105,13 @@ func Main(ctx context.Context, sys System) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
 	}
-	_, _ = fmt.Fprintln(sys.Stderr, "keywarden: "+explain(err))
+	code, coded := exitOf(err)
+	if !errors.As(err, new(exitError)) {
+		_, _ = fmt.Fprintln(sys.Stderr, "keywarden: "+explain(err))
+	}
+	if coded {
+		return code
+	}
 	var usage usageError
 	var mistakes config.Errors
 	if errors.As(err, &usage) || errors.As(err, &mistakes) {
@@ -117,6 +125,13 @@ func Main(ctx context.Context, sys System) int {
 // mistake.
 func explain(err error) string {
 	var p *problem.Error
+	var refused *adminclient.Error
+	if errors.As(err, &refused) {
+		return explainRemote(refused)
+	}
+	if errors.Is(err, adminclient.ErrUnreachable) {
+		return printable(err.Error()) + "\nIs it running? Name it with --server or " + serverVar + "."
+	}
 	if !errors.As(err, &p) {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return err.Error() + "\nAnother program listens there: stop it, or choose another address (dev: --addr, serve: --set server.addr)"
@@ -171,6 +186,9 @@ one program on PostgreSQL.
 	return root
 }
 
+// takesArguments marks commands that check their arguments themselves.
+const takesArguments = "takes-arguments"
+
 // strict makes a mistyped command or a superfluous argument a usage error, also
 // where cobra would show the help or return an error of its own.
 func strict(cmd *cobra.Command) {
@@ -192,6 +210,7 @@ func strict(cmd *cobra.Command) {
 		if cmd.RunE == nil {
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		}
+	case cmd.Annotations[takesArguments] != "":
 	default:
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -234,7 +253,7 @@ func (c *command) load(serving bool, extra map[string]string) (*config.Config, e
 		file, _ = c.sys.Lookup(configEnvVar)
 	}
 	return config.Load(config.Source{
-		File: file, Lookup: c.sys.Lookup, Environ: c.sys.Environ, Reserved: []string{configEnvVar},
+		File: file, Lookup: c.sys.Lookup, Environ: c.sys.Environ, Reserved: []string{configEnvVar, serverVar, tokenVar, apiKeyVar},
 		Flags: flags, Serving: serving,
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -25,7 +25,6 @@ import (
 	"github.com/keywarden/keywarden/pkg/app"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/seal"
-	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
 	"github.com/keywarden/keywarden/pkg/telemetry"
 )
@@ -41,10 +40,11 @@ func (c *command) serve() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return app.Run(cmd.Context(), app.Options{
-				Config: cfg, Env: c.env(), Reload: c.sys.Reload,
-				Logger: telemetry.NewLogger(c.sys.Stderr, logLevel(cfg), cfg.Log.Format),
-			})
+			lines := telemetry.NewLines(c.sys.Stderr)
+			defer lines.Close()
+			logger := telemetry.NewLogger(lines, logLevel(cfg), cfg.Log.Format)
+			lines.ReportTo(logger)
+			return app.Run(cmd.Context(), app.Options{Config: cfg, Env: c.env(), Reload: c.sys.Reload, Logger: logger})
 		},
 	}
 }
@@ -142,17 +142,22 @@ func (c *command) openPlatform(ctx context.Context) (*app.Platform, func(), erro
 }
 
 func (c *command) admin() *cobra.Command {
-	var email, name string
+	var email, name, role string
 	var fromStdin bool
 	create := c.withOutput(&cobra.Command{
 		Use:   "create",
-		Short: "Make an admin account",
-		Long: `Make an admin account. Without --password-stdin a password is generated and
-printed, once.`,
-		Example: `  keywarden admin create --email ops@example.com`,
+		Short: "Make an account for an admin, an operator or a viewer",
+		Long: `Make an account for somebody who runs the platform: an admin may do everything, an
+operator changes the gateway, a viewer looks at it. Without --password-stdin a
+password is generated and printed, once.`,
+		Example: `  keywarden admin create --email ops@example.com
+  keywarden admin create --email gateway@example.com --role operator`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if email == "" {
 				return usageError{errors.New("--email is required")}
+			}
+			if !slices.Contains([]access.Role{access.RoleAdmin, access.RoleOperator, access.RoleViewer}, access.Role(role)) {
+				return usageError{fmt.Errorf("--role is %q, must be admin, operator or viewer", role)}
 			}
 			password, err := c.password(fromStdin)
 			if err != nil {
@@ -163,7 +168,7 @@ printed, once.`,
 				return err
 			}
 			defer done()
-			u, err := p.Accounts.Register(cmd.Context(), account.Registration{Email: email, Password: password.Reveal(), Name: name}, access.RoleAdmin)
+			u, err := p.Accounts.Register(cmd.Context(), account.Registration{Email: email, Password: password.Reveal(), Name: name}, access.Role(role))
 			if err != nil {
 				return err
 			}
@@ -172,8 +177,9 @@ printed, once.`,
 	})
 	create.Flags().StringVar(&email, "email", "", "e-mail address of the account")
 	create.Flags().StringVar(&name, "name", "Administrator", "name of the account")
+	create.Flags().StringVar(&role, "role", string(access.RoleAdmin), "what the account may do: admin, operator or viewer")
 	create.Flags().BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
-	cmd := &cobra.Command{Use: "admin", Short: "Manage admin accounts"}
+	cmd := &cobra.Command{Use: "admin", Short: "Manage the accounts of those who run the platform"}
 	cmd.AddCommand(create)
 	return cmd
 }
@@ -198,12 +204,12 @@ func GeneratePassword() seal.Secret {
 }
 
 func (c *command) printAdmin(u account.User, password seal.Secret, given bool) error {
-	answer := map[string]string{"id": u.ID, "email": u.Email}
+	answer := map[string]string{"id": u.ID, "email": u.Email, "role": string(u.Role)}
 	if !given {
 		answer["password"] = password.Reveal()
 	}
 	return c.print(answer, func(w io.Writer) {
-		_, _ = fmt.Fprintf(w, "Made the admin %s (%s).\n", u.Email, u.ID)
+		_, _ = fmt.Fprintf(w, "Made the %s %s (%s).\n", u.Role, u.Email, u.ID)
 		if !given {
 			_, _ = fmt.Fprintf(w, "Its password is %s\nIt is not shown again; change it with POST /auth/password.\n", password.Reveal())
 		}
@@ -257,27 +263,35 @@ func (c *command) configuration() *cobra.Command {
 		},
 	})
 	show.Flags().BoolVar(&defaults, "defaults", false, "print the defaults instead: the reference of all options")
-	check := &cobra.Command{
-		Use:   "check",
+	check := withArguments(&cobra.Command{
+		Use:   "check [FILE]",
 		Short: "Check the configuration and the gateway document; start nothing",
-		RunE: func(*cobra.Command, []string) error {
+		Long: `Check the configuration and the gateway document that it names, or the document of
+a file alone, or of standard input with -. Nothing is started, and no server asked.
+` + exitCodes,
+		Example: `  keywarden config check --config configs/keywarden.yaml
+  keywarden config check gateway.yaml`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				_, _, err := c.document(args[0])
+				if err == nil {
+					_, _ = fmt.Fprintln(c.sys.Stdout, "The gateway document is valid.")
+				}
+				return err
+			}
 			cfg, err := c.load(true, nil)
 			if err != nil {
 				return err
 			}
 			if cfg.Gateway.File != "" {
-				data, err := os.ReadFile(cfg.Gateway.File)
-				if err != nil {
-					return usageError{fmt.Errorf("read the gateway document: %w", err)}
-				}
-				if _, err := spec.Parse(cfg.Gateway.File, data); err != nil {
-					return usageError{err}
+				if _, _, err := c.document(cfg.Gateway.File); err != nil {
+					return err
 				}
 			}
 			_, _ = fmt.Fprintln(c.sys.Stdout, "The configuration is valid.")
 			return nil
 		},
-	}
+	}, 0, 1)
 	env := &cobra.Command{
 		Use:   "env",
 		Short: "List the environment variable of each option",
@@ -290,8 +304,8 @@ func (c *command) configuration() *cobra.Command {
 			return w.Flush()
 		},
 	}
-	cmd := &cobra.Command{Use: "config", Short: "Print or check the configuration"}
-	cmd.AddCommand(show, check, env)
+	cmd := &cobra.Command{Use: "config", Short: "Work with the configuration and the gateway document"}
+	cmd.AddCommand(show, check, env, c.diff(), c.apply(), c.export(), c.revisions(), c.rollback(), c.explainRequest())
 	return cmd
 }
 

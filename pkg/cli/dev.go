@@ -71,7 +71,7 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 		return err
 	}
 	var prepare func() error
-	if cfg.Gateway.File == "" {
+	if cfg.Gateway.File == "" && cfg.Gateway.Source == "file" {
 		cfg.Gateway.File, prepare = demo.Document(), demo.WriteDocument
 	}
 	return app.Run(ctx, app.Options{
@@ -85,10 +85,18 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 			return c.welcome(welcome{
 				BaseURL: baseURL(addr, cfg.Server.TLS.CertFile != ""), AdminEmail: credentials.AdminEmail,
 				AdminPassword: credentials.AdminPassword.Reveal(), APIKey: credentials.APIKey.Reveal(),
-				users: demo.UsersAddr, products: demo.ProductsAddr, dir: dir, document: cfg.Gateway.File, first: credentials.First,
+				users: demo.UsersAddr, products: demo.ProductsAddr, dir: dir, document: documentOf(cfg), first: credentials.First,
 			})
 		},
 	})
+}
+
+// documentOf is where the gateway document is, in words.
+func documentOf(cfg *config.Config) string {
+	if cfg.Gateway.Source == "database" {
+		return "revisions in the database"
+	}
+	return cfg.Gateway.File
 }
 
 // baseURL is where a browser on this machine reaches the listener.

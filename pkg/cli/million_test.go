@@ -110,12 +110,11 @@ func openVerifier(b *testing.B, url string, ring *seal.Keyring) func(*testing.B,
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	tasks, err := p.Start(ctx, logger)
-	if err != nil {
+	if err := p.Start(ctx); err != nil {
 		b.Fatal(err)
 	}
 	var running sync.WaitGroup
-	for _, task := range tasks {
+	for _, task := range p.Tasks(logger) {
 		running.Go(func() { _ = task(ctx) })
 	}
 	b.Cleanup(func() {
@@ -195,7 +194,7 @@ func programFigures(b *testing.B, url string, master seal.Secret, keys *generato
 	return f
 }
 
-func freeAddress(b *testing.B) string {
+func freeAddress(b testing.TB) string {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -206,9 +205,9 @@ func freeAddress(b *testing.B) string {
 }
 
 // number reads the number that the pattern finds at url.
-func number(b *testing.B, url, pattern string) uint64 {
+func number(b testing.TB, url, pattern string) uint64 {
 	b.Helper()
-	status, body, err := get(b.Context(), url)
+	status, body, err := get(context.Background(), url)
 	if err != nil || status != http.StatusOK {
 		b.Fatalf("%s: status %d, %v", url, status, err)
 	}
@@ -224,7 +223,7 @@ func number(b *testing.B, url, pattern string) uint64 {
 }
 
 // residentBytes is the memory that a process holds; 0 where that cannot be seen.
-func residentBytes(b *testing.B, pid int) uint64 {
+func residentBytes(b testing.TB, pid int) uint64 {
 	b.Helper()
 	if runtime.GOOS != "linux" {
 		return 0

@@ -7,6 +7,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -88,6 +89,7 @@ func NewEngine(bodyLimit int64, elsewhere gin.HandlerFunc) *gin.Engine {
 		}
 		reqctx.From(c.Request.Context()).Route = c.FullPath()
 		secureHeaders(c.Writer.Header())
+		c.Set(wholeBody, c.Request.Body)
 		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, bodyLimit)
 		ctx, cancel := context.WithTimeout(c.Request.Context(), callTimeout)
 		defer cancel()
@@ -95,6 +97,19 @@ func NewEngine(bodyLimit int64, elsewhere gin.HandlerFunc) *gin.Engine {
 		c.Next()
 	})
 	return e
+}
+
+// wholeBody is where the body of a request is kept as it came.
+const wholeBody = "keywarden.whole_body"
+
+// BodyLimit gives the calls of a route, once they have passed the guard before
+// it, another limit than the engine's, in bytes.
+func BodyLimit(limit int64) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if body, ok := c.MustGet(wholeBody).(io.ReadCloser); ok {
+			c.Request.Body = http.MaxBytesReader(c.Writer, body, limit)
+		}
+	}
 }
 
 // callTimeout bounds a call to the platform's own API. The database bounds each

@@ -414,3 +414,26 @@ func TestCallEndsAtItsDeadline(t *testing.T) {
 		}
 	})
 }
+
+func TestRouteCanHaveAnotherBodyLimit(t *testing.T) {
+	e := engine(http.NotFoundHandler())
+	size := Handle(func(c *gin.Context) error {
+		body, err := io.ReadAll(c.Request.Body)
+		if err == nil {
+			c.String(http.StatusOK, "%d", len(body))
+		}
+		return err
+	})
+	e.POST("/large", BodyLimit(2*testBodyLimit), size)
+	e.POST("/small", BodyLimit(testBodyLimit/2), size)
+	e.POST("/same", size)
+	server := serve(t, e)
+	for path, limit := range map[string]int{"/large": 2 * testBodyLimit, "/small": testBodyLimit / 2, "/same": testBodyLimit} {
+		if resp, text := do(t, server, http.MethodPost, path, strings.NewReader(strings.Repeat("x", limit))); resp.StatusCode != http.StatusOK || text != fmt.Sprint(limit) {
+			t.Errorf("%s: %d bytes: status %d %s", path, limit, resp.StatusCode, text)
+		}
+		if resp, text := do(t, server, http.MethodPost, path, strings.NewReader(strings.Repeat("x", limit+1))); resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s: %d bytes: status %d %s", path, limit+1, resp.StatusCode, text)
+		}
+	}
+}

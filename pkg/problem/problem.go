@@ -97,6 +97,7 @@ type Error struct {
 	RetryAfter time.Duration // sent as Retry-After, rounded up to seconds, when positive
 	Challenge  string        // sent as WWW-Authenticate when not empty; see [Error.Write] for 401
 	Allow      string        // sent as Allow when not empty
+	Accept     string        // sent as Accept when not empty: what a 415 would have taken (RFC 9110 section 15.5.16)
 	DecisionID string        // what the caller can ask for an explanation with, if there is one
 
 	status int // in place of that of the kind; 0: none
@@ -172,6 +173,13 @@ func (e *Error) WithChallenge(challenge string) *Error {
 func (e *Error) WithAllow(methods string) *Error {
 	c := *e
 	c.Allow = methods
+	return &c
+}
+
+// WithAccept lists the media types that a 415 answer offers.
+func (e *Error) WithAccept(types string) *Error {
+	c := *e
+	c.Accept = types
 	return &c
 }
 

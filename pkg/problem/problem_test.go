@@ -27,7 +27,7 @@ func full() *problem.Error {
 
 // public is what a problem shows, and its text for the log.
 func public(e *problem.Error) []any {
-	return []any{e.Kind, e.Code, e.Detail, e.Fields, e.RetryAfter, e.Challenge, e.Allow, e.Error()}
+	return []any{e.Kind, e.Code, e.Detail, e.Fields, e.RetryAfter, e.Challenge, e.Allow, e.Accept, e.Error()}
 }
 
 func TestWithMethodsLeaveTheOriginalUnchanged(t *testing.T) {
@@ -39,6 +39,7 @@ func TestWithMethodsLeaveTheOriginalUnchanged(t *testing.T) {
 		"WithRetryAfter": func(e *problem.Error) *problem.Error { return e.WithRetryAfter(time.Hour) },
 		"WithChallenge":  func(e *problem.Error) *problem.Error { return e.WithChallenge("Other") },
 		"WithAllow":      func(e *problem.Error) *problem.Error { return e.WithAllow("POST") },
+		"WithAccept":     func(e *problem.Error) *problem.Error { return e.WithAccept("text/plain") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			original := full()
@@ -139,7 +140,7 @@ func TestWriteAnswersWithTheDocumentOfRFC9457(t *testing.T) {
 func TestWriteSetsNoHeaderThatTheProblemDoesNotAskFor(t *testing.T) {
 	rec := httptest.NewRecorder()
 	problem.ErrInvalid.Write(rec, "")
-	for _, name := range []string{"Retry-After", "WWW-Authenticate", "Allow"} {
+	for _, name := range []string{"Retry-After", "WWW-Authenticate", "Allow", "Accept"} {
 		if v := rec.Header().Values(name); v != nil {
 			t.Errorf("%s is %q", name, v)
 		}

@@ -62,7 +62,7 @@ func (d Document) encode() []byte {
 const anyChallenge = `Bearer realm="keywarden"`
 
 // Write answers with e: its status, its headers (Retry-After in whole seconds,
-// WWW-Authenticate, Allow) and its document. The answer is never cached, and
+// WWW-Authenticate, Allow, Accept) and its document. The answer is never cached, and
 // nothing that was set for another body describes it.
 func (e *Error) Write(w http.ResponseWriter, requestID string) {
 	h := w.Header()
@@ -83,6 +83,9 @@ func (e *Error) Write(w http.ResponseWriter, requestID string) {
 	}
 	if e.Allow != "" {
 		h.Set("Allow", e.Allow)
+	}
+	if e.Accept != "" {
+		h.Set("Accept", e.Accept)
 	}
 	body := e.Document(requestID).encode()
 	h.Set("Content-Length", strconv.Itoa(len(body)))

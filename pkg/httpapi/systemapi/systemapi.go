@@ -12,6 +12,7 @@ import (
 	swaggerfiles "github.com/swaggo/files"
 	ginswagger "github.com/swaggo/gin-swagger"
 
+	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/session"
@@ -120,11 +121,21 @@ func (h *Handler) ask(ctx context.Context, check Check) bool {
 //	@Tags		system
 //	@Produce	json
 //	@Success	200	{object}	session.JWKS
+//	@Failure	503	{object}	problem.Document	"the keys have not been read yet"
 //	@Router		/.well-known/jwks.json [get]
 func (h *Handler) jwks(c *gin.Context) {
+	keys := h.JWKS()
+	if len(keys.Keys) == 0 { // an empty set would be kept, and every token called bad
+		httpapi.Fail(c, access.ErrUndecided.WithRetryAfter(jwksRetryAfter))
+		return
+	}
 	c.Header("Cache-Control", "public, max-age=300")
-	c.JSON(http.StatusOK, h.JWKS())
+	c.JSON(http.StatusOK, keys)
 }
+
+// jwksRetryAfter is when a program that started without its database should have
+// read its keys.
+const jwksRetryAfter = 2 * time.Second
 
 // TestResponse is the answer of GET /api/test.
 type TestResponse struct {

@@ -127,7 +127,7 @@ func (h *Handler) rename(c *gin.Context) error {
 //	@Security	BearerAuth
 //	@Security	ApiKeyAuth
 //	@Param		q		query		string	false	"part of the e-mail address or the name"
-//	@Param		role	query		string	false	"only this role"	Enums(user, admin)
+//	@Param		role	query		string	false	"only this role"	Enums(user, viewer, operator, admin)
 //	@Param		limit	query		int		false	"items per page"	minimum(1)	maximum(200)	default(50)
 //	@Param		cursor	query		string	false	"next_cursor of the page before"
 //	@Success	200		{object}	httpapi.Page[User]
@@ -180,7 +180,7 @@ func (h *Handler) get(c *gin.Context) error {
 
 // UpdateRequest is the body of PATCH /users/{id}.
 type UpdateRequest struct {
-	Role     *string `json:"role" enums:"user,admin"`
+	Role     *string `json:"role" enums:"user,viewer,operator,admin"`
 	Disabled *bool   `json:"disabled"`
 }
 
