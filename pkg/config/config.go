@@ -163,6 +163,7 @@ type Gateway struct {
 	Source    string `yaml:"source" enum:"file,database" doc:"Where the gateway document is: in a file, or as revisions in the database, which the admin API and keywarden config apply write. It is one of them; they are never merged."`
 	File      string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404. With the source database it must be empty."`
 	Watch     bool   `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
+	FilesDir  string `yaml:"files_dir" doc:"Folder of the files (certificates, passwords) that the gateway document may name. Empty means every file for a document in a file, and none for one in the database: who may write documents must not get at other files of the machine."`
 	Zone      string `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
 	BodyLimit Size   `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
 }

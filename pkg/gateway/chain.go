@@ -6,10 +6,20 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/expression"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/allowmethods"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/basicauth"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/fault"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/headers"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/ipfilter"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/logfields"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/mediatypes"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/securityheaders"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/timeout"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
@@ -49,6 +59,15 @@ func (c *compiler) step(name string, p *spec.Policies) (policy.Step, error) {
 		return ipfilter.Allow(prefixes(p.AllowIPs.Networks))
 	case "deny_ips":
 		return ipfilter.Deny(prefixes(p.DenyIPs.Networks))
+	case "cors":
+		return cors.New(cors.Config{
+			Origins: p.CORS.Origins, Methods: p.CORS.Methods, Headers: p.CORS.Headers, Expose: p.CORS.Expose,
+			Credentials: p.CORS.Credentials, MaxAge: time.Duration(p.CORS.MaxAge),
+		})
+	case "allow_methods":
+		return allowmethods.New(p.AllowMethods.Methods)
+	case "media_types":
+		return mediatypes.New(p.MediaTypes.Types)
 	case "max_body":
 		return bodylimit.New(int64(p.MaxBody.Limit))
 	case auth.Name:
@@ -56,18 +75,53 @@ func (c *compiler) step(name string, p *spec.Policies) (policy.Step, error) {
 			Accept: methods(p.Auth.Methods), Optional: p.Auth.Mode == spec.AuthOptional,
 			Scopes: p.Auth.Scopes, Roles: roles(p.Auth.Roles),
 		})
+	case "log_fields":
+		return logfields.New(p.LogFields.Fields)
+	case "request_headers":
+		h := p.RequestHeaders
+		return headers.Request(headers.Config{Set: h.Set, Add: h.Add, Remove: h.Remove})
+	case "response_headers":
+		h := p.ResponseHeaders
+		return headers.Response(headers.Config{Set: h.Set, Add: h.Add, Remove: h.Remove})
+	case "basic_auth":
+		return basicauth.New(p.BasicAuth.Username, p.BasicAuth.PasswordFile)
+	case "security_headers":
+		return securityheaders.New(securityConfig(p.SecurityHeaders))
+	case "fault":
+		return fault.New(fault.Config{Percent: p.Fault.Percent, Delay: time.Duration(p.Fault.Delay), Abort: p.Fault.Abort})
+	case "compress":
+		return compress.New(compress.Config{Types: p.Compress.Types, MinSize: int64(p.Compress.MinSize)}, c.gateway.writers)
 	case "timeout":
 		return timeout.New(time.Duration(p.Timeout.After))
 	}
 	return policy.Step{}, fmt.Errorf("there is no such policy")
 }
 
-// condition compiles the condition of a policy; nil for none.
+func securityConfig(s *spec.SecurityHeaders) securityheaders.Config {
+	return securityheaders.Config{
+		StrictTransportSecurity: s.StrictTransportSecurity, ContentTypeOptions: s.ContentTypeOptions,
+		FrameOptions: s.FrameOptions, ContentSecurityPolicy: s.ContentSecurityPolicy, ReferrerPolicy: s.ReferrerPolicy,
+		PermissionsPolicy: s.PermissionsPolicy, CrossOriginOpenerPolicy: s.CrossOriginOpenerPolicy,
+		CrossOriginResourcePolicy: s.CrossOriginResourcePolicy, CrossOriginEmbedderPolicy: s.CrossOriginEmbedderPolicy,
+		Remove: s.Remove,
+	}
+}
+
+// condition compiles the condition of a policy; nil for none. Routes that inherit
+// a policy share its condition.
 func (c *compiler) condition(text string) (policy.Condition, error) {
 	if text == "" {
 		return nil, nil
 	}
-	return nil, fmt.Errorf("not yet")
+	if known := c.conditions[text]; known != nil {
+		return known, nil
+	}
+	e, err := expression.Compile(text, expression.Bool)
+	if err != nil {
+		return nil, err
+	}
+	c.conditions[text] = e.Bool
+	return e.Bool, nil
 }
 
 func prefixes(networks []spec.Network) []netip.Prefix {
@@ -94,6 +148,8 @@ func methods(list []spec.AuthMethod) access.Methods {
 			set |= access.MethodToken
 		case spec.AuthKey:
 			set |= access.MethodKey
+		case spec.AuthCertificate:
+			set |= access.MethodCertificate
 		}
 	}
 	return set

@@ -31,7 +31,7 @@ type route struct {
 	handler   http.Handler // the whole chain
 	end       http.Handler // its last link
 	steps     []policy.Rule
-	preflight bool // preflight requests are answered
+	preflight *route // what preflight requests for it take; nil: they are requests like others
 }
 
 func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}} }
@@ -56,7 +56,7 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 		next.backends[s.Name] = b
 		services[s.Name] = b.proxy
 	}
-	c := &compiler{gateway: g, doc: &doc, services: services}
+	c := &compiler{gateway: g, doc: &doc, services: services, conditions: map[string]policy.Condition{}}
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
 		rule, err := c.rule(&doc.Routes[i])
@@ -105,10 +105,11 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 		Methods:  r.Match.Methods,
 		Priority: r.Priority,
 		Value: &route{
-			name: r.Name, service: r.Service, end: last, steps: steps, preflight: policies.CORS != nil,
+			name: r.Name, service: r.Service, end: last, steps: steps,
 			handler: policy.Chain(last, c.gateway.observer, steps...),
 		},
 	}
+	rule.Value.preflight = c.preflight(rule.Value, r.Match.Methods)
 	if r.Match.Path.Regex != "" {
 		if rule.Pattern, err = spec.Regexp(r.Match.Path.Regex); err != nil {
 			return none, err
@@ -139,19 +140,7 @@ func (c *compiler) end(r *spec.Route, p *spec.Policies) (http.Handler, error) {
 	case r.Respond != nil:
 		return respond.Fixed(r.Respond.Status, r.Respond.ContentType, r.Respond.Body), nil
 	}
-	service := c.services[r.Service]
-	if service == nil {
-		return nil, fmt.Errorf("there is no service %q", r.Service)
-	}
-	strip, err := decodedPath(r.StripPrefix)
-	if err != nil {
-		return nil, err
-	}
-	return service.Route(proxy.RouteConfig{
-		StripPrefix:   strip,
-		Authenticated: p.Auth.Mode == spec.AuthRequired && p.Auth.When == "",
-		Optional:      p.Auth.Mode != spec.AuthNone,
-	}), nil
+	return c.forwarding(r, p)
 }
 
 func decodedPath(escaped string) (string, error) {

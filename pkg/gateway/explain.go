@@ -49,15 +49,21 @@ type chooser interface {
 	Choose(r *http.Request) (service, why string)
 }
 
+// checker is the end of a route that refuses some requests. Check has no side
+// effect.
+type checker interface {
+	Check(r *http.Request) error
+}
+
 // Explain tells what would become of a request by the current snapshot. No
 // service is asked, nothing is counted, and no credential is needed: who would
 // call is part of the description.
 func (g *Gateway) Explain(ctx context.Context, d Description) Explanation {
 	info := &reqctx.Info{Client: d.Client, Scheme: d.URL.Scheme}
 	ctx = reqctx.With(ctx, info)
+	ctx = access.WithPrincipal(ctx, d.Principal) // who asks for the explanation is not who would call
 	if d.Principal != nil {
 		info.Subject, info.KeyID = d.Principal.UserID, d.Principal.KeyID
-		ctx = access.WithPrincipal(ctx, d.Principal)
 	}
 	target := *d.URL
 	target.Scheme, target.Host = "", ""
@@ -93,6 +99,11 @@ func (rt *route) explain(r *http.Request) Explanation {
 	}
 	if end, ok := rt.end.(chooser); ok {
 		e.Service, e.Why = end.Choose(r)
+	}
+	if end, ok := rt.end.(checker); ok && e.Refusal == nil {
+		if err := end.Check(r); err != nil {
+			e.Refusal = problem.From(err)
+		}
 	}
 	return e
 }

@@ -24,8 +24,12 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/keywarden/keywarden/pkg/decision"
+	"github.com/keywarden/keywarden/pkg/gateway/discovery"
+	"github.com/keywarden/keywarden/pkg/gateway/mirror"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -57,6 +61,9 @@ type Options struct {
 	// Zone is where this process is: targets in it are used first. Empty is nowhere.
 	Zone string
 
+	// Files are those of the machine that documents may name; the zero value is none.
+	Files Files
+
 	// Decisions makes the ids under which refusals are explained; without it they have
 	// none.
 	Decisions *decision.Sealer
@@ -74,7 +81,12 @@ type Gateway struct {
 	logger        *slog.Logger
 	bodyLimit     int64
 	zone          string
+	files         Files
 	proxy         *proxy.Proxy
+	copies        *mirror.Copies
+	copied        metric.Int64Counter
+	writers       *compress.Writers
+	lookups       *lookups
 	observer      *observer
 	decisions     *decision.Sealer                               // nil: refusals have no id
 	decideOn      func(r *http.Request, p *problem.Error) string // decide, made once
@@ -83,6 +95,7 @@ type Gateway struct {
 
 	applying sync.Mutex // guards what follows
 	pools    upstream.Pools
+	rechecks *time.Timer // of files; nil while there are none to look at
 	failure  failure
 }
 
@@ -120,7 +133,15 @@ func New(o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g := &Gateway{observer: observer, authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, zone: o.Zone, proxy: p}
-	g.decisions, g.decideOn = o.Decisions, g.decide
+	g.decisions, g.decideOn, g.files = o.Decisions, g.decide, o.Files
+	g.writers = compress.NewWriters(compress.MaxWriters)
+	g.copies = mirror.NewCopies(mirror.MaxCopies, o.Logger)
+	if g.copied, err = newCopied(o.Meter); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	if g.lookups, err = newLookups(o.Meter); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
 	g.live.Store(emptySnapshot())
 	return g, nil
 }
@@ -149,10 +170,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // find returns the route of a request, or why there is none.
 func (s *snapshot) find(r *http.Request, info *reqctx.Info) (*route, *problem.Error) {
 	// A browser asks with OPTIONS whether it may use another method: the route of
-	// that method answers (Fetch standard, CORS-preflight fetch).
-	if asked := r.Header.Get("Access-Control-Request-Method"); asked != "" && r.Method == http.MethodOptions && r.Header.Get("Origin") != "" {
-		if found := s.index.Lookup(info.Host, r.URL.Path, asked, r); found.Found && found.Value.preflight {
-			return found.Value, nil
+	// that method answers.
+	if cors.IsPreflight(r) {
+		found := s.index.Lookup(info.Host, r.URL.Path, cors.RequestedMethod(r), r)
+		if found.Found && found.Value.preflight != nil {
+			return found.Value.preflight, nil
 		}
 	}
 	found := s.index.Lookup(info.Host, r.URL.Path, r.Method, r)
@@ -167,41 +189,52 @@ func (s *snapshot) find(r *http.Request, info *reqctx.Info) (*route, *problem.Er
 }
 
 // Apply compiles doc and serves it from now on. On error nothing changes, except
-// that the error is remembered; a document with the digest of the current one
-// changes nothing either. Requests that have begun end as they began.
+// that the error is remembered; of a document with the digest of the current one,
+// only the files that it names are read again. Requests that have begun end as they began.
 func (g *Gateway) Apply(doc spec.Document) error {
-	g.applying.Lock()
-	defer g.applying.Unlock()
-	if err := g.apply(doc); err != nil {
-		g.failure = failure{err: err, at: time.Now()}
-		return err
-	}
-	g.failure = failure{}
-	return nil
+	ended, err := g.applyNow(doc)
+	await(ended)
+	return err
 }
 
-func (g *Gateway) apply(doc spec.Document) error {
+func (g *Gateway) applyNow(doc spec.Document) ([]*discovery.Follower, error) {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	ended, err := g.apply(doc)
+	g.failure = failure{}
+	if err != nil {
+		g.failure = failure{err: err, at: time.Now()}
+	}
+	return ended, err
+}
+
+// apply returns the sources that were stopped.
+func (g *Gateway) apply(doc spec.Document) ([]*discovery.Follower, error) {
 	digest, err := doc.Digest()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	before := g.live.Load()
 	if digest == before.digest {
-		return nil
+		g.renewFiles(before)
+		return nil, nil
 	}
 	if err := doc.Validate(); err != nil {
-		return err
+		return nil, err
+	}
+	if err := g.files.check(&doc); err != nil {
+		return nil, err
 	}
 	next, err := g.compile(doc)
 	if err != nil {
 		g.pools.Keep(before.pools()) // some may have been made in vain
-		return fmt.Errorf("compiling the gateway document: %w", err)
+		return nil, fmt.Errorf("compiling the gateway document: %w", err)
 	}
 	next.digest, next.applied = digest, time.Now()
 	g.live.Store(next)
-	g.handOver(before, next)
+	ended := g.handOver(before, next)
 	g.logger.Info("gateway document applied", "digest", digest.String(), "routes", next.routes, "services", next.services)
-	return nil
+	return ended, nil
 }
 
 // Refused remembers why a document that is newer than the current one could not
@@ -245,7 +278,9 @@ func (g *Gateway) State() State {
 // request on it has ended. It comes after the listeners were closed.
 func (g *Gateway) Close() {
 	g.applying.Lock()
-	defer g.applying.Unlock()
 	before := g.live.Swap(emptySnapshot())
-	g.handOver(before, emptySnapshot())
+	g.copies.Close()
+	ended := g.handOver(before, emptySnapshot())
+	g.applying.Unlock()
+	await(ended)
 }

@@ -55,10 +55,14 @@ type door struct {
 	last    reqctx.Info
 }
 
-func newDoor(t *testing.T, bodyLimit int64) *door {
+func newDoor(t *testing.T, bodyLimit int64, changes ...func(*gateway.Options)) *door {
 	t.Helper()
 	d := &door{t: t, auth: &authenticator{}}
-	g, err := gateway.New(gateway.Options{Authenticator: d.auth, Logger: slog.New(slog.DiscardHandler), BodyLimit: bodyLimit})
+	options := gateway.Options{Files: gateway.Files{Anywhere: true}, Authenticator: d.auth, Logger: slog.New(slog.DiscardHandler), BodyLimit: bodyLimit}
+	for _, change := range changes {
+		change(&options)
+	}
+	g, err := gateway.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,14 @@ const (
 )
 
 func (t *BackendTLS) validate(path string, https bool, v *validator) {
+	t.validateFor(path, "https services", https, v)
+}
+
+// validateFor checks what a connection over TLS needs; whose it belongs to is for
+// the message.
+func (t *BackendTLS) validateFor(path, whose string, https bool, v *validator) {
 	if !https {
-		v.fail(path, "belongs to https services")
+		v.fail(path, "belongs to %s", whose)
 	}
 	if (t.CertFile == "") != (t.KeyFile == "") {
 		v.fail(path, "must have both of cert_file and key_file, or none")

@@ -2,9 +2,13 @@ package spec
 
 import (
 	"net/http"
-	"net/url"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/publicsuffix"
+
+	"github.com/keywarden/keywarden/pkg/canonical"
 )
 
 // CORS lets pages of other origins call the route (Fetch standard, CORS
@@ -13,8 +17,9 @@ import (
 type CORS struct {
 	Gate
 
-	// Origins are those that may call: https://app.example.com,
-	// https://*.example.com for every name below, or * for all.
+	// Origins are those that may call, as browsers send them, without the port that
+	// the scheme implies: https://app.example.com, https://*.example.com for every
+	// name below, or * for all.
 	Origins []string `json:"origins"`
 
 	// Methods that may be used; GET, HEAD and POST always may.
@@ -23,7 +28,8 @@ type CORS struct {
 	// Headers that may be sent beyond those that always may; * for all.
 	Headers []string `json:"headers,omitempty"`
 
-	// Expose names the headers of the answer that scripts may read.
+	// Expose names the headers of the answer that scripts may read beyond those that
+	// they always may; * for all, where there are no credentials.
 	Expose []string `json:"expose,omitempty"`
 
 	// Credentials lets pages send cookies and client certificates. Not with the
@@ -61,8 +67,19 @@ func (c *CORS) validate(path string, v *validator) {
 		v.required(path + ".origins")
 	}
 	v.distinct(path+".origins", c.Origins, maxOrigins, "an origin such as https://app.example.com, without a path, or *", isOrigin)
-	if c.Credentials && slices.Contains(c.Origins, "*") {
+	for i, origin := range c.Origins {
+		if reason := whyUnused(origin); reason != "" {
+			v.fail(index(path+".origins", i), "%s", reason)
+		}
+	}
+	switch all := slices.Contains(c.Origins, "*"); {
+	case all && c.Credentials:
 		v.fail(path+".credentials", "cannot be given to every origin; name the origins")
+	case all && len(c.Origins) > 1:
+		v.fail(path+".origins", "cannot name others beside *, which is all")
+	}
+	if c.Credentials && slices.Contains(c.Expose, "*") {
+		v.fail(path+".expose", "cannot be * with credentials: browsers take it for a name then; name the headers")
 	}
 	validateMethods(path+".methods", c.Methods, v)
 	name := func(s string) bool { return s == "*" || isToken(s) }
@@ -80,9 +97,47 @@ func isOrigin(s string) bool {
 	if s == "*" {
 		return true
 	}
-	u, err := url.Parse(strings.Replace(s, "://*.", "://", 1))
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.Path == "" && u.RawQuery == "" &&
-		u.Fragment == "" && u.User == nil && !u.ForceQuery && !strings.HasSuffix(s, "#") && !strings.Contains(u.Host, "*")
+	scheme, authority, _ := cutOrigin(s)
+	host, port, err := canonical.Host(authority)
+	if err != nil {
+		return false
+	}
+	if port != "" {
+		host += ":" + port
+	}
+	return (scheme == "https" || scheme == "http") && host == authority
+}
+
+// cutOrigin takes an origin apart. wild is for one with a wildcard, which is not
+// part of the authority.
+func cutOrigin(s string) (scheme, authority string, wild bool) {
+	scheme, authority, _ = strings.Cut(s, "://")
+	authority, wild = strings.CutPrefix(authority, "*.")
+	return scheme, authority, wild
+}
+
+// whyUnused says why an origin, or what looks like one, should not be named,
+// although it is one.
+func whyUnused(origin string) string {
+	scheme, authority, wild := cutOrigin(origin)
+	host, port, err := canonical.Host(authority)
+	if err != nil || origin == "*" {
+		return ""
+	}
+	if implied := map[string]string{"https": "443", "http": "80"}[scheme]; implied != "" && port == implied {
+		return "must not name the port that the scheme implies, which browsers leave out"
+	}
+	if !wild {
+		return ""
+	}
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return "must not have a wildcard before an address"
+	}
+	// What ends in no known suffix is a name of somebody's own network.
+	if suffix, public := publicsuffix.PublicSuffix(host); suffix == host && (public || strings.Contains(suffix, ".")) {
+		return "must not have a wildcard before " + quote(host) + ", below which everybody can have a name"
+	}
+	return ""
 }
 
 // lower is s in lower case, ASCII only.

@@ -34,16 +34,16 @@ const maxRespondBody = 64 << 10
 // validateEnd checks that a route has one end, and that it is well.
 func (r *Route) validateEnd(path string, v *validator) {
 	ends := 0
-	for _, given := range []bool{r.Service != "", r.Redirect != nil, r.Respond != nil} {
+	for _, given := range []bool{r.Service != "", r.Split != nil, r.Versions != nil, r.Redirect != nil, r.Respond != nil} {
 		if given {
 			ends++
 		}
 	}
 	switch {
 	case ends == 0:
-		v.fail(path+".service", "is required, or redirect, or respond")
+		v.fail(path+".service", "is required, or split, versions, redirect or respond")
 	case ends > 1:
-		v.fail(path, "must have one of service, redirect and respond")
+		v.fail(path, "must have one of service, split, versions, redirect and respond")
 	}
 	if r.Service != "" {
 		v.serviceName(path+".service", r.Service)
@@ -53,9 +53,6 @@ func (r *Route) validateEnd(path string, v *validator) {
 	}
 	if r.Respond != nil {
 		r.Respond.validate(path+".respond", v)
-	}
-	if r.Service == "" && r.StripPrefix != "" {
-		v.fail(path+".strip_prefix", "belongs to service")
 	}
 	if (r.Redirect != nil || r.Respond != nil) && r.Timeout != nil && r.Timeout.Mode != Off {
 		v.fail(path+".timeout", "belongs to service")

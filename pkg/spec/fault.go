@@ -18,7 +18,7 @@ type Fault struct {
 const maxFaultDelay = Duration(60e9)
 
 func (f *Fault) validate(path string, v *validator) {
-	if f.Percent <= 0 || f.Percent > 100 {
+	if !(f.Percent > 0 && f.Percent <= 100) { // NaN is neither
 		v.fail(path+".percent", "must be above 0 and at most 100")
 	}
 	if f.Delay == 0 && f.Abort == 0 {

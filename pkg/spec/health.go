@@ -10,8 +10,9 @@ type Health struct {
 
 // ActiveHealth asks each target at an interval.
 type ActiveHealth struct {
-	Type           string        `json:"type"`           // http or tcp
-	Path           string        `json:"path,omitempty"` // of http
+	Type           string        `json:"type" enum:"http,tcp,grpc"`
+	Path           string        `json:"path,omitempty"`    // of http
+	Service        string        `json:"service,omitempty"` // of grpc: whose health; without it, the server's
 	Interval       Duration      `json:"interval"`
 	Timeout        Duration      `json:"timeout"`
 	HealthyAfter   int           `json:"healthy_after"`    // successes in a row
@@ -32,6 +33,7 @@ type PassiveHealth struct {
 const (
 	CheckHTTP = "http"
 	CheckTCP  = "tcp"
+	CheckGRPC = "grpc" // grpc.health.v1
 )
 
 // SetDefaults fills in what a document need not say.
@@ -63,18 +65,22 @@ func (h *Health) validate(path string, v *validator) {
 }
 
 func (a *ActiveHealth) validate(path string, v *validator) {
-	v.oneOf(path+".type", a.Type, CheckHTTP, CheckTCP)
+	v.oneOf(path+".type", a.Type, CheckHTTP, CheckTCP, CheckGRPC)
 	switch {
-	case a.Type == CheckTCP && a.Path != "":
+	case a.Type != CheckHTTP && a.Path != "":
 		v.fail(path+".path", "belongs to the type http")
 	case a.Type == CheckHTTP && a.Path == "":
 		v.required(path + ".path")
 	case a.Path != "":
 		v.path(path+".path", a.Path, false)
 	}
-	if a.Type == CheckTCP && a.Status != nil {
+	if a.Type != CheckHTTP && a.Status != nil {
 		v.fail(path+".status", "belongs to the type http")
 	}
+	if a.Type != CheckGRPC && a.Service != "" {
+		v.fail(path+".service", "belongs to the type grpc")
+	}
+	v.word(path+".service", a.Service, false)
 	v.timeout(path+".interval", a.Interval)
 	v.timeout(path+".timeout", a.Timeout)
 	if a.Timeout > a.Interval {

@@ -85,7 +85,7 @@ func TestShippedDocumentIsValid(t *testing.T) {
 // TestParseOfCanonicalFormChangesNothing holds the JSON form to be a document
 // itself, with the same digest.
 func TestParseOfCanonicalFormChangesNothing(t *testing.T) {
-	for _, name := range []string{"minimal", "complete", "json", "empty_lists"} {
+	for _, name := range []string{"minimal", "complete", "json", "empty_lists", "traffic"} {
 		doc := parseFile(t, "testdata/"+name+".yaml")
 		text, err := json.Marshal(doc)
 		if err != nil {

@@ -10,7 +10,7 @@ type Route struct {
 	// Priority puts the route before all with a smaller one, however specific.
 	Priority int `json:"priority,omitempty"`
 
-	// One of these says what becomes of the request.
+	// One of these says what becomes of the request, or split, or versions.
 	Service  string    `json:"service,omitempty"`
 	Redirect *Redirect `json:"redirect,omitempty"`
 	Respond  *Respond  `json:"respond,omitempty"`
@@ -18,6 +18,8 @@ type Route struct {
 	// StripPrefix is removed from the path before the request is forwarded. It is
 	// the whole path of the match or a part of it that ends where a segment ends.
 	StripPrefix string `json:"strip_prefix,omitempty"`
+
+	Traffic
 
 	// Use names policy sets, of which a later one wins over an earlier. What the
 	// route itself says wins over them, and they win over the defaults.
@@ -29,6 +31,7 @@ type Route struct {
 func (r *Route) normalise() {
 	r.Match.normalise()
 	r.Policies.normalise()
+	r.Traffic.normalise()
 	r.StripPrefix = normalPrefix(r.StripPrefix)
 }
 
@@ -38,6 +41,7 @@ func (r *Route) validate(path string, v *validator) {
 	v.between(path+".priority", r.Priority, -maxRoutePriority, maxRoutePriority)
 	r.validateEnd(path, v)
 	r.validateStrip(path+".strip_prefix", v)
+	r.validateTraffic(path, v)
 	r.Policies.validate(path, v)
 	v.use(path+".use", r.Use)
 }

@@ -22,6 +22,9 @@ type Service struct {
 	Targets []Target `json:"targets,omitempty"`
 	Path    string   `json:"path,omitempty"`
 
+	// Discovery looks the targets up instead, while the service runs.
+	Discovery *Discovery `json:"discovery,omitempty"`
+
 	Balance Balance `json:"balance"`
 
 	// ConnectTimeout bounds the connection to the backend: its TCP handshake and,
@@ -31,6 +34,16 @@ type Service struct {
 	// ResponseTimeout bounds the time from the end of the request to the header of
 	// the response, of each attempt. The body may take any time.
 	ResponseTimeout Duration `json:"response_timeout"`
+
+	// IdleTimeout bounds the pauses of a body: when no byte of the request's or of
+	// the response's has passed for so long, the exchange is cut. Opened WebSockets,
+	// server-sent events (text/event-stream) and gRPC may be silent. Without it there
+	// is no bound.
+	IdleTimeout Duration `json:"idle_timeout,omitempty"`
+
+	// Timeout bounds the whole exchange, all attempts together, where the route does
+	// not say otherwise. It means what the timeout of a route does.
+	Timeout Duration `json:"timeout,omitempty"`
 
 	Health   *Health   `json:"health,omitempty"`
 	Retry    *Retry    `json:"retry,omitempty"`
@@ -65,6 +78,9 @@ func (s *Service) normalise() {
 		s.Targets[i].normalise()
 	}
 	s.Path = normalPrefix(s.Path)
+	if s.Discovery != nil {
+		s.Discovery.normalise()
+	}
 	if s.Retry != nil {
 		s.Retry.normalise()
 	}
@@ -84,8 +100,11 @@ func (s *Service) validate(path string, v *validator) {
 	s.Balance.validate(path+".balance", v)
 	v.timeout(path+".connect_timeout", s.ConnectTimeout)
 	v.timeout(path+".response_timeout", s.ResponseTimeout)
+	v.optionalTimeout(path+".idle_timeout", s.IdleTimeout)
+	v.optionalTimeout(path+".timeout", s.Timeout)
 	if s.Health != nil {
 		s.Health.validate(path+".health", v)
+		s.validateGRPC(path, v)
 	}
 	if s.Retry != nil {
 		s.Retry.validate(path+".retry", v)
@@ -104,9 +123,25 @@ func (s *Service) validate(path string, v *validator) {
 	}
 }
 
+// validateGRPC refuses gRPC checks where HTTP/2 is not spoken.
+func (s *Service) validateGRPC(path string, v *validator) {
+	if s.Health.Active == nil || s.Health.Active.Type != CheckGRPC {
+		return
+	}
+	switch {
+	case s.https() && s.Protocol == ProtocolHTTP1:
+		v.fail(path+".health.active.type", "grpc needs HTTP/2, and protocol is http1")
+	case !s.https() && s.Protocol != ProtocolH2C:
+		v.fail(path+".health.active.type", "grpc needs HTTP/2; say protocol: h2c")
+	}
+}
+
 // https reports whether the service is spoken to over TLS; all of its targets
 // have the same scheme.
 func (s *Service) https() bool {
+	if s.Discovery != nil {
+		return s.Discovery.Scheme() == schemeHTTPS
+	}
 	text := s.URL
 	if text == "" && len(s.Targets) > 0 {
 		text = s.Targets[0].URL

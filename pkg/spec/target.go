@@ -63,14 +63,19 @@ func (v *validator) between(path string, n, from, to int) {
 // validateTargets checks that a service has one way to name its addresses.
 func (s *Service) validateTargets(path string, v *validator) {
 	switch {
+	case s.Discovery != nil && (s.URL != "" || s.Targets != nil):
+		v.fail(path+".discovery", "cannot be given together with url or targets")
 	case s.URL != "" && s.Targets != nil:
 		v.fail(path+".targets", "cannot be given together with url")
-	case s.URL == "" && s.Targets == nil:
-		v.fail(path+".url", "is required, or targets")
+	case s.URL == "" && s.Targets == nil && s.Discovery == nil:
+		v.fail(path+".url", "is required, or targets, or discovery")
 	case s.Targets != nil && len(s.Targets) == 0:
 		v.fail(path+".targets", "must name at least one target")
 	case len(s.Targets) > maxTargets:
 		v.fail(path+".targets", "must not name more than %d targets", maxTargets)
+	}
+	if s.Discovery != nil {
+		s.Discovery.validate(path+".discovery", v)
 	}
 	seen, scheme := make(firsts, len(s.Targets)), ""
 	for i := range s.Targets {
@@ -97,7 +102,8 @@ func (s *Service) validateTargets(path string, v *validator) {
 }
 
 // Addresses are the targets of the service, parsed: those that it names, or the
-// one of its url. The base path is that of all of them.
+// one of its url; none where they are looked up. The base path is that of all of
+// them.
 func (s *Service) Addresses() (targets []Address, base *url.URL, err error) {
 	if s.URL != "" {
 		u, err := parseServiceURL(s.URL)

@@ -111,6 +111,13 @@ func (v *validator) timeout(path string, d Duration) {
 	}
 }
 
+// optionalTimeout is timeout, where 0 is for none.
+func (v *validator) optionalTimeout(path string, d Duration) {
+	if d != 0 {
+		v.timeout(path, d)
+	}
+}
+
 // path checks an escaped path, as a prefix without its last slash, and reports
 // whether it is good.
 func (v *validator) path(at, value string, prefix bool) bool {

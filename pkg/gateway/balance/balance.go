@@ -103,6 +103,9 @@ func (s *State) Eject(until time.Time) {
 	s.since.Store(until.UnixNano())
 }
 
+// EjectedUntil is the end of the last ejection; long ago when there was none.
+func (s *State) EjectedUntil() time.Time { return time.Unix(0, s.ejected.Load()) }
+
 // Ejected reports whether the target is kept out at now.
 func (s *State) Ejected(now time.Time) bool { return now.UnixNano() < s.ejected.Load() }
 
@@ -403,7 +406,7 @@ func (b *Balancer) consistentHash(c candidates, hash uint64) int {
 			continue
 		}
 		t := c.list[i]
-		score := rendezvous(hash, t.seed, float64(t.Weight))
+		score := Score(hash, t.seed, float64(t.Weight))
 		if float64(t.InFlight()) <= math.Ceil(overload*float64(inFlight+1)*float64(t.Weight)/weights) {
 			if best < 0 || score > bestScore {
 				best, bestScore = i, score
@@ -418,15 +421,16 @@ func (b *Balancer) consistentHash(c candidates, hash uint64) int {
 	return best
 }
 
-// rendezvous is the score of a target for a hash: -weight / ln(u), where u is
-// uniform in (0, 1) and follows from both.
-func rendezvous(hash, seed uint64, weight float64) float64 {
-	u := (float64(mix(hash^seed)>>11) + 0.5) / (1 << 53)
+// Score is the score of a candidate, known by its seed, for a hash in weighted
+// rendezvous hashing: -weight / ln(u), where u is uniform in (0, 1) and follows
+// from both. The candidate with the highest score is chosen.
+func Score(hash, seed uint64, weight float64) float64 {
+	u := (float64(Mix(hash^seed)>>11) + 0.5) / (1 << 53)
 	return -weight / math.Log(u)
 }
 
-// mix is the finaliser of SplitMix64.
-func mix(x uint64) uint64 {
+// Mix is the finaliser of SplitMix64: it spreads what is not spread evenly.
+func Mix(x uint64) uint64 {
 	x ^= x >> 30
 	x *= 0xbf58476d1ce4e5b9
 	x ^= x >> 27
@@ -435,7 +439,10 @@ func mix(x uint64) uint64 {
 }
 
 // Hash is the hash of a request's key for consistent hashing.
-func Hash(key string) uint64 { return mix(fnv64(key)) }
+func Hash(key string) uint64 { return Mix(fnv64(key)) }
+
+// Seed is what stands for a name in [Score].
+func Seed(name string) uint64 { return fnv64(name) }
 
 // fnv64 is FNV-1a.
 func fnv64(s string) uint64 {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -54,11 +55,12 @@ type Retry struct {
 	Budget     *resilience.Budget // of all reasons but OnConnect; nil for no bound
 }
 
-// Config is what a service is made of. Balancer and Targets are required and
-// agree; what is nil is not there.
+// Config is what a service is made of. Balancer and Targets agree; what is nil is
+// not there.
 type Config struct {
 	Targets  []*Target
 	Balancer *balance.Balancer
+	Refusal  error // what every request gets while there are no targets; required then
 	Watcher  *health.Watcher
 	Breaker  *resilience.Breaker
 	Bulkhead *resilience.Bulkhead
@@ -85,22 +87,33 @@ func New(c Config) *Service {
 func (s *Service) Targets() []*Target { return s.config.Targets }
 
 // Exchange is one request on its way, from Send to End. The zero value with Hash
-// set is ready; it belongs to the request's goroutine.
+// and Host set is ready; it belongs to the request's goroutine.
 type Exchange struct {
 	Hash uint64 // for consistent hashing
+	Host string // what the target is told as Host; empty: its own
 
 	target   *Target
 	tried    []*balance.State
-	leave    func() // of the bulkhead
-	Attempts int    // how often it was sent
+	leave    func()            // of the bulkhead
+	report   func(failed bool) // to the breaker, when the body has ended; nil: it knows
+	watcher  *health.Watcher   // nil: there is none, or no answer
+	told     bool              // the watcher knows of the answer
+	now      func() time.Time
+	Attempts int // how often it was sent
 }
 
 // Target is the one that was tried last; nil before the first.
 func (x *Exchange) Target() *Target { return x.target }
 
-// End says that the exchange is over, its response's body included. It may be
-// called without Send, and once.
-func (x *Exchange) End() {
+// End says that the exchange is over, its response's body included; broken, that
+// the target broke it off. It may be called without Send, and once.
+func (x *Exchange) End(broken bool) {
+	if x.report != nil {
+		x.report(broken)
+	}
+	if x.watcher != nil && (broken || !x.told) {
+		x.watcher.Result(x.target.State, broken, x.now())
+	}
 	if x.target != nil {
 		x.target.End()
 		x.target.Pool.End()
@@ -110,13 +123,16 @@ func (x *Exchange) End() {
 	}
 }
 
-// ErrNoTarget cannot happen: every service has a target.
+// ErrNoTarget cannot happen: a service with targets always has one to choose.
 var ErrNoTarget = errors.New("the service has no target")
 
 // Send sends out to a target and returns its answer. out has no host yet; the
 // caller closes its body, in case nobody else has. An error is that of the last
 // attempt, or says why none was made.
 func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
+	if len(s.config.Targets) == 0 {
+		return nil, s.config.Refusal
+	}
 	ctx := out.Context()
 	if s.config.Bulkhead != nil {
 		leave, err := s.config.Bulkhead.Enter(ctx)
@@ -125,13 +141,12 @@ func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
 		}
 		x.leave = leave
 	}
-	report := func(bool) {}
 	if s.config.Breaker != nil {
-		admitted, err := s.config.Breaker.Admit()
+		report, err := s.config.Breaker.Admit()
 		if err != nil {
 			return nil, err
 		}
-		report = admitted
+		x.report = report
 	}
 	if s.config.Retry.Budget != nil {
 		s.config.Retry.Budget.Request()
@@ -140,8 +155,34 @@ func (s *Service) Send(x *Exchange, out *http.Request) (*http.Response, error) {
 		out.Body = &unreadBody{ReadCloser: out.Body}
 	}
 	resp, err, failed := s.attempts(ctx, x, out)
-	report(failed)
+	s.settle(x, resp, failed)
 	return resp, err
+}
+
+// settle leaves the verdict on an answer that looks good to [Exchange.End], which
+// knows how its body ended. It does not wait for that where it may take for ever,
+// nor while the breaker lets a few requests probe the service.
+func (s *Service) settle(x *Exchange, resp *http.Response, failed bool) {
+	good := resp != nil && !failed
+	stream := good && lasting(resp)
+	if good && x.target != nil {
+		x.watcher, x.now = s.config.Watcher, s.config.Now
+	}
+	if stream && x.watcher != nil {
+		x.watcher.Result(x.target.State, false, x.now())
+		x.told = true
+	}
+	if x.report != nil && (!good || stream || s.config.Breaker.Probing()) {
+		x.report(failed)
+		x.report = nil
+	}
+}
+
+// lasting reports whether the answer is a stream that may go on for long.
+func lasting(resp *http.Response) bool {
+	kind := resp.Header.Get("Content-Type")
+	return resp.StatusCode == http.StatusSwitchingProtocols ||
+		strings.HasPrefix(kind, "text/event-stream") || strings.HasPrefix(kind, "application/grpc")
 }
 
 // attempts sends out until there is an answer to give, or no further attempt is
@@ -180,6 +221,9 @@ func (s *Service) attempt(x *Exchange, out *http.Request) (*http.Response, error
 	x.target.Begin()
 	x.target.Pool.Begin()
 	out.URL.Scheme, out.URL.Host, out.Host = x.target.URL.Scheme, x.target.URL.Host, x.target.URL.Host
+	if x.Host != "" {
+		out.Host = x.Host
+	}
 	resp, err := x.target.Pool.RoundTrip(out)
 	if err == nil {
 		x.target.Observe(s.config.Now().Sub(begun))
@@ -199,15 +243,15 @@ func (s *Service) pick(x *Exchange, now time.Time) (balance.Target, bool) {
 	return s.config.Balancer.Pick(now, x.Hash, nil)
 }
 
-// learn tells the watcher what became of an attempt, and returns whether it
-// failed. A client that went away says nothing about the target.
+// learn tells the watcher of an attempt that failed, and returns whether it did.
+// A client that went away says nothing about the target.
 func (s *Service) learn(ctx context.Context, x *Exchange, resp *http.Response, err error) (failed bool) {
 	if err != nil && ctx.Err() != nil && !timedOut(ctx) {
 		return false
 	}
 	failed = err != nil || resp.StatusCode >= http.StatusInternalServerError
-	if s.config.Watcher != nil && x.target != nil {
-		s.config.Watcher.Result(x.target.State, failed, s.config.Now())
+	if failed && s.config.Watcher != nil && x.target != nil {
+		s.config.Watcher.Result(x.target.State, true, s.config.Now())
 	}
 	return failed
 }

@@ -3,7 +3,9 @@ package proxy
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // watchedBody is the body of a request that remembers how reading it failed. The
@@ -11,13 +13,43 @@ import (
 // of the connection.
 type watchedBody struct {
 	io.ReadCloser
-	failed atomic.Pointer[error]
-	ended  atomic.Bool // it was read to its end
+	failed  atomic.Pointer[error]
+	ended   atomic.Bool // it was read to its end
+	reading atomic.Bool // the client is being waited for
+
+	idle  time.Duration
+	pause *time.Timer // nil without a bound on pauses
+	free  atomic.Bool // the bound no longer counts
+
+	mu   sync.Mutex // guards over
+	over bool       // the request's goroutine has left: its connection may be another's
+}
+
+// leave says that nothing may be done to the connection any more.
+func (b *watchedBody) leave() {
+	if b.pause != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.over = true
+	}
 }
 
 // Read implements [io.Reader].
 func (b *watchedBody) Read(p []byte) (int, error) {
+	if b.pause != nil {
+		b.reading.Store(true)
+		if !b.free.Load() {
+			b.pause.Reset(b.idle)
+		}
+	}
 	n, err := b.ReadCloser.Read(p)
+	if b.pause != nil {
+		b.reading.Store(false)
+		b.pause.Reset(b.idle) // until the service has taken it
+		if err != nil || b.free.Load() {
+			b.pause.Stop()
+		}
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
@@ -26,6 +58,14 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 		b.failed.CompareAndSwap(nil, &err)
 	}
 	return n, err
+}
+
+// Close implements [io.Closer]: nobody asks for more.
+func (b *watchedBody) Close() error {
+	if b.pause != nil {
+		b.pause.Stop()
+	}
+	return b.ReadCloser.Close()
 }
 
 // failure is the first error of reading, nil when there was none.

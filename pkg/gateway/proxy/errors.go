@@ -98,8 +98,10 @@ func (x *exchange) classify(ctx context.Context, err error) *problem.Error {
 		return refused
 	case errors.As(bodyErr, &tooLarge):
 		return bodylimit.ErrTooLarge
-	case errors.Is(context.Cause(ctx), errTimeout):
+	case errors.Is(context.Cause(ctx), errTimeout), errors.Is(context.Cause(ctx), errIdle):
 		return ErrTimeout
+	case errors.Is(context.Cause(ctx), errBodyIdle):
+		return ErrBodyTimeout
 	case errors.Is(bodyErr, io.ErrUnexpectedEOF): // the client may have closed one direction only
 		return ErrBody
 	case errors.Is(x.client.Err(), context.Canceled) || isConnectionError(bodyErr):

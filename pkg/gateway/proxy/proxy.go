@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -65,14 +67,17 @@ func New(o Options) (*Proxy, error) {
 	}, nil
 }
 
-// Service forwards to one backend. It is immutable.
+// Service forwards to one backend. It is immutable but for the backend, which can
+// be exchanged for one with other targets.
 type Service struct {
 	proxy   *Proxy
 	base    string // escaped path before that of every request, without a slash at its end
-	backend *forward.Service
+	backend atomic.Pointer[forward.Service]
 	hash    func(*http.Request) uint64 // nil when the backend needs none
-	metrics []*serviceMetrics          // by the index of the target
-	common  []attribute.KeyValue       // of spans
+	metrics []*serviceMetrics          // by the index of the target; one alone is that of all
+	timeout time.Duration
+	idle    time.Duration
+	common  []attribute.KeyValue // of spans
 	reverse *httputil.ReverseProxy
 }
 
@@ -82,6 +87,14 @@ type ServiceConfig struct {
 	Base    string // escaped canonical path that is put before every request's
 	Backend *forward.Service
 	Hash    func(*http.Request) uint64 // of a request, for consistent hashing
+
+	// Changing says that targets come and go. They are measured together then: each
+	// would leave its metrics behind.
+	Changing bool
+
+	// Timeout bounds the exchange where the route does not; IdleTimeout bounds the
+	// pauses of a body in either direction, except of streams. 0 means no bound.
+	Timeout, IdleTimeout time.Duration
 }
 
 // Service makes the forwarder to a backend.
@@ -89,12 +102,18 @@ func (p *Proxy) Service(c ServiceConfig) *Service {
 	s := &Service{
 		proxy:   p,
 		base:    strings.TrimSuffix(c.Base, "/"),
-		backend: c.Backend,
 		hash:    c.Hash,
+		timeout: c.Timeout,
+		idle:    c.IdleTimeout,
 		common:  []attribute.KeyValue{attrService.String(c.Name)},
 	}
-	for _, t := range c.Backend.Targets() {
-		s.metrics = append(s.metrics, newServiceMetrics(p.duration, c.Name, t.URL))
+	s.backend.Store(c.Backend)
+	if c.Changing {
+		s.metrics = []*serviceMetrics{newServiceMetrics(p.duration, c.Name, nil)}
+	} else {
+		for _, t := range c.Backend.Targets() {
+			s.metrics = append(s.metrics, newServiceMetrics(p.duration, c.Name, t.URL))
+		}
 	}
 	logger := p.logger.Handler().WithAttrs([]slog.Attr{slog.String("service", c.Name)})
 	s.reverse = &httputil.ReverseProxy{
@@ -109,11 +128,15 @@ func (p *Proxy) Service(c ServiceConfig) *Service {
 	return s
 }
 
+// Use forwards to backend from now on; what has begun ends where it began. The
+// service was made as one that changes, or backend has the targets it was made of.
+func (s *Service) Use(backend *forward.Service) { s.backend.Store(backend) }
+
 // transport hands the outbound request to the backend, together with what the
 // exchange knows.
 type transport struct{ service *Service }
 
 // RoundTrip implements [http.RoundTripper].
 func (t transport) RoundTrip(out *http.Request) (*http.Response, error) {
-	return t.service.backend.Send(&exchangeFrom(out.Context()).forward, out)
+	return t.service.backend.Load().Send(&exchangeFrom(out.Context()).forward, out)
 }

@@ -18,10 +18,22 @@ func (s *Service) modifyResponse(res *http.Response) error {
 	if x.timer != nil && isStream(res) {
 		x.timer.Stop()
 	}
+	x.watchAnswer(res)
 	delete(res.Header, headerRequestID) // ours is in the response already
 	delete(res.Header, "Alt-Svc")       // an address of the service, not of the gateway
+	x.overrule(res.Header)
 	x.restoreHeader()
 	return nil
+}
+
+// overrule removes from the service's answer the fields that may be there only
+// once, where the route has said them already.
+func (x *exchange) overrule(h http.Header) {
+	for _, f := range x.kept {
+		if f.name == "Deprecation" || f.name == "Sunset" {
+			delete(h, f.name)
+		}
+	}
 }
 
 // checkStatus refuses a status that cannot be answered, and a switch to another
@@ -46,6 +58,11 @@ func isStream(res *http.Response) bool {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return true
 	}
-	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	return err == nil && kind == "text/event-stream"
+	const events = "text/event-stream"
+	text := res.Header.Get("Content-Type")
+	if len(text) < len(events) || !strings.EqualFold(text[:len(events)], events) {
+		return false // nearly always: parsing costs more than all else here
+	}
+	kind, _, err := mime.ParseMediaType(text)
+	return err == nil && kind == events
 }

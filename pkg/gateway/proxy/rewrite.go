@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // Fields that tell the service who calls and from where. Nobody but the gateway
@@ -20,12 +21,14 @@ const (
 	headerForwardedHost   = "X-Forwarded-Host"
 	headerForwardedPrefix = "X-Forwarded-Prefix" // what was stripped from the path
 	headerRequestID       = "X-Request-Id"
+	headerMirrored        = "X-Mirrored" // "1": a copy of a request, whose answer nobody sees
 
 	headerConsumer       = "X-Consumer"        // id of the user
-	headerConsumerKind   = "X-Consumer-Kind"   // "user" or "key"
+	headerConsumerKind   = "X-Consumer-Kind"   // "user", "key" or "certificate"
 	headerConsumerRole   = "X-Consumer-Role"   // role of the user
 	headerConsumerScopes = "X-Consumer-Scopes" // separated by spaces
 	headerConsumerKey    = "X-Consumer-Key"    // id of the API key, if one was used
+	headerConsumerName   = "X-Consumer-Name"   // name in the certificate, if one was used
 )
 
 // rewrite makes the outbound request. The hop-by-hop fields, and those that the
@@ -40,7 +43,11 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	out.URL.RawQuery = in.URL.RawQuery // as it came: nothing here decides on it
 	out.Trailer = nil                  // fields that no step has seen
 
+	trailers := out.Header["Te"] // "trailers" or nothing: the reverse proxy has seen to that
 	removeReserved(out.Header)
+	if in.ProtoMajor >= 2 && trailers != nil {
+		out.Header["Te"] = trailers // gRPC servers refuse calls without it; trailers of answers do pass
+	}
 	var principal *access.Principal
 	if x.route.authenticated || x.route.optional {
 		principal = access.PrincipalFrom(in.Context())
@@ -51,6 +58,11 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	f := fields{header: out.Header}
 	x.setForwarding(&f, in)
 	setIdentity(&f, principal)
+	f.set("Authorization", x.info.Authorization.Reveal())
+	if x.route.mirrored {
+		delete(out.Header, "Authorization")
+		f.set(headerMirrored, "1")
+	}
 	s.setTrace(in.Context(), out.Header)
 }
 
@@ -73,7 +85,9 @@ func (x *exchange) setForwarding(f *fields, in *http.Request) {
 	}
 	f.set(headerForwardedProto, x.info.Scheme)
 	f.set(headerForwardedHost, in.Host)
-	f.set(headerForwardedPrefix, x.route.strip)
+	if x.route.add == "" {
+		f.set(headerForwardedPrefix, x.route.strip)
+	}
 	f.set(headerRequestID, x.info.ID)
 }
 
@@ -86,6 +100,9 @@ func setIdentity(f *fields, p *access.Principal) {
 	f.set(headerConsumerRole, string(p.Role))
 	f.set(headerConsumerScopes, strings.Join(p.Scopes, " "))
 	f.set(headerConsumerKey, p.KeyID)
+	if p.Kind == access.KindCertificate { // that of a key is any text of its owner
+		f.set(headerConsumerName, p.KeyName)
+	}
 }
 
 // fields sets header fields that share one allocation.
@@ -112,49 +129,10 @@ func (f *fields) set(name, value string) {
 // that was decided on.
 func removeReserved(h http.Header) {
 	for name := range h {
-		if isReserved(name) {
+		if header.Reserved(name) {
 			delete(h, name)
 		}
 	}
-}
-
-// isReserved looks at a name the way CGI-like servers do, to which X_Consumer and
-// X.Consumer are X-Consumer. Names with an underscore are reserved altogether.
-func isReserved(name string) bool {
-	if name == "" || strings.IndexByte(name, '_') >= 0 {
-		return true
-	}
-	switch fold(name[0]) {
-	case 'x':
-		return beginsWith(name, "x-consumer") || beginsWith(name, "x-forwarded") ||
-			is(name, "x-real-ip") || is(name, "x-api-key") || is(name, "x-request-id") ||
-			is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override") ||
-			is(name, "x-original-url") || is(name, "x-rewrite-url")
-	case 'f':
-		return is(name, "forwarded")
-	case 'p':
-		return is(name, "proxy") // becomes HTTP_PROXY in CGI programs
-	case 't':
-		return is(name, "te") // the proxy set it, but trailers of requests are dropped
-	case 'h':
-		return is(name, "http2-settings") // belongs to the upgrade to h2c
-	default:
-		return false
-	}
-}
-
-func is(name, folded string) bool { return len(name) == len(folded) && beginsWith(name, folded) }
-
-func beginsWith(name, folded string) bool {
-	if len(name) < len(folded) {
-		return false
-	}
-	for i := range len(folded) {
-		if fold(name[i]) != folded[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // fold maps letters to lower case and everything but letters and digits to a

@@ -1,16 +1,15 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/reqctx"
@@ -21,6 +20,22 @@ type RouteConfig struct {
 	// StripPrefix is removed from the path: decoded, canonical, without a slash at
 	// its end. Every request of the route has it.
 	StripPrefix string
+
+	// AddPrefix is put before what stripping has left: escaped, canonical, without a
+	// slash at its end.
+	AddPrefix string
+
+	// Rewrite makes the path, instead of stripping; nil for none.
+	Rewrite *Rewrite
+
+	// Host is what the service is told as Host, and PreserveHost tells it that of the
+	// client; otherwise it is told its own. TLS goes by the target in every case.
+	Host         string
+	PreserveHost bool
+
+	// Mirrored says that the requests are copies: they are marked as such, and carry
+	// no Authorization at all.
+	Mirrored bool
 
 	// Authenticated says that the route has established its caller: its identity is
 	// forwarded, its credential is not.
@@ -41,6 +56,11 @@ type Route struct {
 	service       *Service
 	strip         string
 	stripSegments int
+	add           string
+	rewrite       *Rewrite
+	host          string
+	preserveHost  bool
+	mirrored      bool
 	authenticated bool
 	optional      bool
 	timeout       time.Duration
@@ -52,6 +72,11 @@ func (s *Service) Route(c RouteConfig) *Route {
 		service:       s,
 		strip:         c.StripPrefix,
 		stripSegments: strings.Count(c.StripPrefix, "/"),
+		add:           c.AddPrefix,
+		rewrite:       c.Rewrite,
+		host:          c.Host,
+		preserveHost:  c.PreserveHost,
+		mirrored:      c.Mirrored,
 		authenticated: c.Authenticated,
 		optional:      c.Optional,
 		timeout:       c.Timeout,
@@ -74,17 +99,22 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.keepHeader()
+	x.forward.Host = rt.host
+	if rt.preserveHost {
+		x.forward.Host = r.Host
+	}
 	if rt.service.hash != nil {
 		x.forward.Hash = rt.service.hash(r)
 	}
+	defer x.body.leave()
 	rt.forward(w, r, x)
 	x.endBody(r)
 }
 
 // forward exchanges the request for an answer of the service.
 func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
-	defer x.forward.End()
-	ctx, end := x.begin(r.Context())
+	defer func() { x.forward.End(x.broken()) }()
+	ctx, end := x.begin(r)
 	defer end()
 
 	out := r.WithContext(ctx)
@@ -113,8 +143,10 @@ type exchange struct {
 
 	path, rawPath string // of the outbound URL
 	body          watchedBody
+	answer        answerBody
 	forward       forward.Exchange
-	timer         *time.Timer // nil without a bound
+	timer         *time.Timer     // nil without a bound on the whole
+	bounded       context.Context // nil without any bound
 	kept          []keptField
 	keptSpace     [4]keptField
 
@@ -134,25 +166,31 @@ var errTimeout = errors.New("the exchange took longer than the route allows")
 
 // begin returns the context of the outbound request and the function that ends
 // the exchange.
-func (x *exchange) begin(ctx context.Context) (context.Context, func()) {
-	ctx = context.WithValue(ctx, exchangeKey{}, x)
+func (x *exchange) begin(r *http.Request) (context.Context, func()) {
+	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
 	cancel := context.CancelCauseFunc(nil)
-	limit := x.route.timeout
-	if x.info.Timeout > 0 {
-		limit = x.info.Timeout
+	limit, idle := cmp.Or(x.info.Timeout, x.route.timeout, x.route.service.timeout), x.route.service.idle
+	if limit > 0 || idle > 0 {
+		ctx, cancel = context.WithCancelCause(ctx)
+		x.bounded = ctx
 	}
 	if limit > 0 {
-		ctx, cancel = context.WithCancelCause(ctx)
 		x.timer = time.AfterFunc(limit, func() { cancel(errTimeout) })
+	}
+	if idle > 0 {
+		x.startIdle(cancel, idle, r.Header)
 	}
 	ctx = x.startSpan(ctx)
 	return ctx, func() {
 		if x.timer != nil {
 			x.timer.Stop()
-			cancel(nil)
 		}
+		x.stopIdle()
 		if !x.complete {
 			x.brokenOff()
+		}
+		if cancel != nil {
+			cancel(nil)
 		}
 		x.endSpan()
 	}
@@ -168,53 +206,6 @@ func (x *exchange) endBody(r *http.Request) {
 	}
 	_ = http.NewResponseController(x.w).Flush()
 	_ = x.body.Close()
-}
-
-// errNotCanonical cannot happen: routes match canonical paths by their prefix.
-var errNotCanonical = errors.New("the path does not begin with the prefix that is to be stripped")
-
-// setPath works out the path of the outbound URL. What stripping leaves is held
-// to be canonical as it stands: otherwise the service would see another path than
-// the one that was matched.
-func (x *exchange) setPath(u *url.URL) error {
-	escaped := u.EscapedPath()
-	if x.route.strip != "" {
-		rest, ok := strings.CutPrefix(u.Path, x.route.strip)
-		if !ok || rest != "" && rest[0] != '/' {
-			return errNotCanonical
-		}
-		escaped = skipSegments(escaped, x.route.stripSegments)
-		if rest == "" {
-			escaped = ""
-		} else if decoded, again, err := canonical.Path(escaped); err != nil || decoded != rest || again != escaped {
-			return canonical.ErrPath.With(err)
-		}
-	}
-	escaped = x.route.service.base + escaped
-	if escaped == "" {
-		escaped = "/"
-	}
-	path, err := url.PathUnescape(escaped)
-	if err != nil {
-		return canonical.ErrPath.With(err)
-	}
-	x.path = path
-	if path != escaped {
-		x.rawPath = escaped
-	}
-	return nil
-}
-
-// skipSegments drops the first n segments of an escaped path.
-func skipSegments(escaped string, n int) string {
-	for ; n > 0 && escaped != ""; n-- {
-		next := strings.IndexByte(escaped[1:], '/')
-		if next < 0 {
-			return ""
-		}
-		escaped = escaped[1+next:]
-	}
-	return escaped
 }
 
 // keptField is a field of the response that was there before the proxy.
@@ -246,6 +237,8 @@ func (x *exchange) brokenOff() {
 	case x.info.Err != nil:
 	case x.client.Err() != nil:
 		x.info.Err = errClientGone
+	case x.cause() != nil:
+		x.info.Err = x.cause()
 	default:
 		x.info.Err = errBrokenOff
 	}

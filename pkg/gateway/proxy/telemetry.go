@@ -66,10 +66,14 @@ func methodIndex(method string) int {
 	return len(methodNames) - 1
 }
 
+// newServiceMetrics makes those of one target, or, when that is nil, of all of a
+// service.
 func newServiceMetrics(duration metric.Float64Histogram, name string, target *url.URL) *serviceMetrics {
-	m := &serviceMetrics{duration: duration, common: []attribute.KeyValue{
-		attrService.String(name), attrAddress.String(target.Hostname()),
-	}}
+	m := &serviceMetrics{duration: duration, common: []attribute.KeyValue{attrService.String(name)}}
+	if target == nil {
+		return m
+	}
+	m.common = append(m.common, attrAddress.String(target.Hostname()))
 	port, err := strconv.Atoi(target.Port())
 	if err != nil {
 		port = 80
@@ -149,10 +153,15 @@ func (x *exchange) record(status int, code string) {
 
 // metrics are those of the target that was tried last, nil when there was none.
 func (x *exchange) metrics() *serviceMetrics {
-	if t := x.forward.Target(); t != nil {
-		return x.route.service.metrics[t.Index]
+	t, all := x.forward.Target(), x.route.service.metrics
+	switch {
+	case t == nil:
+		return nil
+	case len(all) == 1:
+		return all[0]
+	default:
+		return all[t.Index]
 	}
-	return nil
 }
 
 // startSpan begins the client span, if the request is traced at all: a span that

@@ -62,6 +62,10 @@ func written(t reflect.Type) map[string]any {
 		return map[string]any{"type": "string", "examples": []string{"10.0.0.0/8", "2001:db8::/32"}}
 	case reflect.TypeFor[spec.StatusRange]():
 		return map[string]any{"type": []string{"string", "integer"}, "examples": []string{"200", "200-299"}}
+	case reflect.TypeFor[spec.Port]():
+		return map[string]any{"type": []string{"string", "integer"}, "examples": []any{"http", 8080}}
+	case reflect.TypeFor[spec.Date]():
+		return map[string]any{"type": "string", "format": "date", "examples": []string{"2027-01-31"}}
 	case reflect.TypeFor[spec.Mode]():
 		return map[string]any{"enum": []spec.Mode{spec.Enforce, spec.Shadow, spec.Off}}
 	case reflect.TypeFor[spec.AuthMode]():

@@ -1,0 +1,56 @@
+package gateway
+
+import (
+	"path/filepath"
+
+	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/strictyaml"
+)
+
+// Files says which files of the machine a document may name. What they hold can
+// reach a service, as a password or a certificate: who may only write documents
+// must not get at any other file.
+type Files struct {
+	Anywhere bool   // every file
+	Dir      string // files below this folder; empty: none
+}
+
+// check refuses a document that names a file it may not. The error is a
+// *spec.Violations.
+func (f Files) check(doc *spec.Document) error {
+	if f.Anywhere {
+		return nil
+	}
+	var found strictyaml.Collector
+	for _, file := range doc.Files() {
+		if !f.holds(file.Name) {
+			detail := "must be below gateway.files_dir, " + f.Dir
+			if f.Dir == "" {
+				detail = "this document may name no file: gateway.files_dir is not set"
+			}
+			found.Add(spec.Violation{Place: spec.Place{Path: file.Path}, Detail: detail})
+		}
+	}
+	return found.Report("")
+}
+
+// holds reports whether the file is below the folder, wherever links lead.
+func (f Files) holds(name string) bool {
+	if f.Dir == "" || !filepath.IsAbs(name) || !below(filepath.Clean(f.Dir), filepath.Clean(name)) {
+		return false
+	}
+	dir, err := filepath.EvalSymlinks(f.Dir)
+	if err != nil {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return true // there is none, which is found out when it is read
+	}
+	return below(dir, real)
+}
+
+func below(dir, name string) bool {
+	rest, err := filepath.Rel(dir, name)
+	return err == nil && filepath.IsLocal(rest) && rest != "."
+}

@@ -1,0 +1,113 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Causes of a context that the bound on pauses has ended. Only the first says
+// something about the service.
+var (
+	errIdle     = errors.New("the service was silent, or took nothing, for longer than it may")
+	errBodyIdle = fmt.Errorf("the client sent nothing for longer than it may: %w", context.Canceled)
+)
+
+// startIdle prepares to bound the pauses of the bodies. A stream of gRPC may be
+// silent in both directions.
+func (x *exchange) startIdle(cancel context.CancelCauseFunc, idle time.Duration, header http.Header) {
+	if strings.HasPrefix(header.Get("Content-Type"), "application/grpc") {
+		return
+	}
+	x.body.idle = idle
+	x.body.pause = time.AfterFunc(idle, func() { x.paused(cancel) })
+	x.body.pause.Stop() // until the body is asked for
+	x.answer.idle = idle
+	x.answer.pause = time.AfterFunc(idle, func() { cancel(errIdle) })
+	x.answer.pause.Stop()
+}
+
+// paused cuts the exchange for a pause of the request's body. Whoever is waited
+// for is at fault: the client, while its body is being read. That read would go on
+// after the exchange, and whatever ends the body would wait for it.
+func (x *exchange) paused(cancel context.CancelCauseFunc) {
+	switch {
+	case x.body.free.Load():
+		return
+	case !x.body.reading.Load():
+		cancel(errIdle)
+		return
+	}
+	cancel(errBodyIdle)
+	x.body.mu.Lock()
+	defer x.body.mu.Unlock()
+	if !x.body.over {
+		_ = http.NewResponseController(x.w).SetReadDeadline(time.Now())
+	}
+}
+
+// stopIdle ends what startIdle began.
+func (x *exchange) stopIdle() {
+	if x.body.pause != nil {
+		x.body.pause.Stop()
+	}
+	if x.answer.pause != nil {
+		x.answer.pause.Stop()
+	}
+}
+
+// answerBody is the body of an answer. It bounds the time that one read takes, and
+// remembers whether the service broke it off. Only the request's goroutine reads.
+type answerBody struct {
+	io.ReadCloser
+	idle   time.Duration
+	pause  *time.Timer // nil without a bound
+	failed bool
+}
+
+// Read implements [io.Reader].
+func (b *answerBody) Read(p []byte) (int, error) {
+	if b.pause != nil {
+		b.pause.Reset(b.idle)
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.pause != nil {
+		b.pause.Stop()
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.failed = true
+	}
+	return n, err
+}
+
+// watchAnswer follows the body of an answer.
+func (x *exchange) watchAnswer(res *http.Response) {
+	if isStream(res) {
+		x.body.free.Store(true)
+		x.stopIdle()
+		x.answer.pause = nil
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return // its body is the connection, in both directions
+	}
+	x.answer.ReadCloser = res.Body
+	res.Body = &x.answer
+}
+
+// broken reports whether the service broke off its answer: not when the client
+// did, nor when the time of the whole exchange was over.
+func (x *exchange) broken() bool {
+	return x.answer.failed && x.client.Err() == nil && !errors.Is(x.cause(), errTimeout)
+}
+
+// cause is why the exchange was cut; nil when it was not.
+func (x *exchange) cause() error {
+	if x.bounded == nil {
+		return nil
+	}
+	return context.Cause(x.bounded)
+}
