@@ -26,8 +26,8 @@ func startAttacked(t *testing.T, o apptest.Options) (*apptest.Program, *attackte
 }
 
 // TestAttackCases runs every runnable case against the whole program on its
-// default configuration. No case is excused: those of the cache, of retries and
-// of CORS hold as well while there is no such feature.
+// default configuration. No case is excused: those of the cache hold as well while
+// there is no such feature.
 func TestAttackCases(t *testing.T) {
 	cases := runnable(t, map[string]int{
 		"CTRL": 16, "PATH": 24, "HOST": 6, "HDR": 20, "FWD": 8, "FRM": 22, "ACC": 10, "KEY": 4, "DOS": 2,

@@ -24,11 +24,20 @@ var rooms = []struct {
 	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "decision", "revision", "acme", "spec"}},
 	{"edges and adapters", []string{"gateway", "httpapi", "store", "pglocal", "sample"}},
 	{"root", []string{"app"}},
-	{"command line", []string{"cli"}},
+	{"command line", []string{"demo", "cli"}},
 }
 
-// lineBudget is how many lines a package may have before it is two rooms.
+// lineBudget is how many lines a package may have before it is two rooms. The one
+// exception is the gateway document: its types are many and each is small, they
+// validate one another, and a reader looks for one of them by the name of its file.
 const lineBudget = 2000
+
+func budgetOf(path string) int {
+	if path == "spec" {
+		return 2 * lineBudget
+	}
+	return lineBudget
+}
 
 // goPackage is what the Go tool tells of a package.
 type goPackage struct {
@@ -131,8 +140,8 @@ func TestPackagesStayWithinTheirBudget(t *testing.T) {
 			}
 			lines += bytes.Count(text, []byte("\n"))
 		}
-		if lines > lineBudget && !testOnly(below(p.ImportPath)) {
-			t.Errorf("%s has %d lines, over the budget of %d: it is two rooms", p.ImportPath, lines, lineBudget)
+		if budget := budgetOf(below(p.ImportPath)); lines > budget && !testOnly(below(p.ImportPath)) {
+			t.Errorf("%s has %d lines, over the budget of %d: it is two rooms", p.ImportPath, lines, budget)
 		}
 	}
 }

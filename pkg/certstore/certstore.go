@@ -42,6 +42,9 @@ type Issuer interface {
 
 	// Protocols are those of the handshakes that the issuer's server makes (ALPN).
 	Protocols() []string
+
+	// Certificates are those that the issuer has at the moment.
+	Certificates() []*x509.Certificate
 }
 
 // Options say where certificates are. At least one of CertFile, Dir and Issuer is
@@ -90,6 +93,7 @@ type Info struct {
 	Names    []string
 	Issuer   string
 	NotAfter time.Time
+	Error    string // why a newer one in the file is not used
 }
 
 // New reads the files for the first time. What cannot be read then is an error;
@@ -288,19 +292,21 @@ func exists(file string) bool {
 func (s *Store) build() {
 	x := &index{names: map[string]*tls.Certificate{}}
 	for _, file := range slices.Sorted(maps.Keys(s.found)) {
-		x.add(file, s.found[file].current.Load(), false)
+		x.add(file, s.found[file], false)
 	}
 	if s.first != nil {
-		c := s.first.current.Load()
-		x.add(s.CertFile, c, true)
-		x.fallback = c
+		x.add(s.CertFile, s.first, true)
+		x.fallback = s.first.current.Load()
 	}
 	s.index.Store(x)
 }
 
-func (x *index) add(file string, c *tls.Certificate, wins bool) {
+func (x *index) add(file string, of *certificate, wins bool) {
+	c := of.current.Load()
 	leaf := c.Leaf
-	x.all = append(x.all, Info{File: file, Names: leaf.DNSNames, Issuer: leaf.Issuer.String(), NotAfter: leaf.NotAfter})
+	x.all = append(x.all, Info{
+		File: file, Names: leaf.DNSNames, Issuer: leaf.Issuer.String(), NotAfter: leaf.NotAfter, Error: of.refused,
+	})
 	for _, name := range leaf.DNSNames {
 		name = strings.ToLower(name)
 		if before := x.names[name]; before == nil || wins || leaf.NotAfter.After(before.Leaf.NotAfter) {
@@ -312,8 +318,15 @@ func (x *index) add(file string, c *tls.Certificate, wins bool) {
 	}
 }
 
-// Certificates lists the certificates in files.
+// Certificates lists the certificates in files, and those of the issuer.
 func (s *Store) Certificates() []Info {
 	s.refresh()
-	return slices.Clone(s.index.Load().all)
+	all := slices.Clone(s.index.Load().all)
+	if s.Issuer == nil {
+		return all
+	}
+	for _, leaf := range s.Issuer.Certificates() {
+		all = append(all, Info{Names: leaf.DNSNames, Issuer: leaf.Issuer.String(), NotAfter: leaf.NotAfter})
+	}
+	return all
 }

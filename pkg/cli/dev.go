@@ -12,6 +12,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/app"
 	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/demo"
 	"github.com/keywarden/keywarden/pkg/telemetry"
 )
 
@@ -66,26 +67,26 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 	if err != nil {
 		return err
 	}
-	demo, err := app.NewDemo(ctx, dir, logger)
+	showcase, err := demo.New(ctx, dir, logger)
 	if err != nil {
 		return err
 	}
 	var prepare func() error
 	if cfg.Gateway.File == "" && cfg.Gateway.Source == "file" {
-		cfg.Gateway.File, prepare = demo.Document(), demo.WriteDocument
+		cfg.Gateway.File, prepare = showcase.Document(), showcase.WriteDocument
 	}
 	return app.Run(ctx, app.Options{
 		Config: cfg, Env: c.env(), Logger: logger, Reload: c.sys.Reload,
-		KeyInDataDir: true, Prepare: prepare, Tasks: demo.Tasks(), Abandon: demo.Close,
+		KeyInDataDir: true, Prepare: prepare, Tasks: showcase.Tasks(), Abandon: showcase.Close,
 		Ready: func(ctx context.Context, p *app.Platform, addr net.Addr) error {
-			credentials, err := demo.Seed(ctx, p, GeneratePassword)
+			credentials, err := showcase.Seed(ctx, p, GeneratePassword)
 			if err != nil {
 				return err
 			}
 			return c.welcome(welcome{
 				BaseURL: baseURL(addr, cfg.Server.TLS.CertFile != ""), AdminEmail: credentials.AdminEmail,
 				AdminPassword: credentials.AdminPassword.Reveal(), APIKey: credentials.APIKey.Reveal(),
-				users: demo.UsersAddr, products: demo.ProductsAddr, dir: dir, document: documentOf(cfg), first: credentials.First,
+				users: showcase.UsersAddr, products: showcase.ProductsAddr, dir: dir, document: documentOf(cfg), first: credentials.First,
 			})
 		},
 	})

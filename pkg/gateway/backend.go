@@ -10,13 +10,25 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/balance"
+	"github.com/keywarden/keywarden/pkg/gateway/discovery"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/health"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/resilience"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
+)
+
+// What a request gets that could not be given to any target.
+var (
+	ErrTargetsUnknown = problem.Define(problem.Unavailable, "gateway.targets_unknown",
+		"The targets of the service behind this route are still being looked up.").WithRetryAfter(time.Second)
+	ErrNoTargets = problem.Define(problem.Unavailable, "gateway.no_targets",
+		"The service behind this route has no target at the moment.").WithRetryAfter(5 * time.Second)
+	ErrUnusable = problem.Define(problem.Unavailable, "gateway.service_unusable",
+		"The service behind this route cannot be used: a file that it needs is missing or bad.").WithRetryAfter(recheckFailed)
 )
 
 // backend is a service that runs: what the document says of it, and what is known
@@ -24,21 +36,27 @@ import (
 // to snapshot; when they change it, the parts that they leave alone live on.
 type backend struct {
 	name     string
+	spec     *spec.Service
 	config   string // the service in the document, as JSON
 	parts    parts
 	proxy    *proxy.Service
-	targets  []*forward.Target
-	pools    []upstream.Identity
-	states   map[string]*balance.State // by address
 	breaker  *resilience.Breaker
 	bulkhead *resilience.Bulkhead
 	budget   *resilience.Budget
+	watcher  *health.Watcher // nil without passive checks
 	active   *spec.ActiveHealth
-	checker  *health.Checker // nil until started, and without active checks
+
+	// What follows changes while the backend serves; Gateway.applying guards it.
+	addresses []spec.Address
+	known     bool // addresses are; they are not before a source has answered
+	set       *targetSet
+	err       error               // why set is not what the document asks for; nil when it is
+	checker   *health.Checker     // nil until started, and without active checks
+	follower  *discovery.Follower // nil until started, and where targets are not looked up
 }
 
 // parts are the pieces of a service's configuration that have state, as JSON.
-type parts struct{ breaker, bulkhead, retry, active string }
+type parts struct{ breaker, bulkhead, retry, active, discovery string }
 
 // encoded is the JSON of a piece; the types of a document always have one.
 func encoded(v any) string {
@@ -49,66 +67,61 @@ func encoded(v any) string {
 	return string(text)
 }
 
-// backend compiles a service. before is what runs under its name, or nil.
+// backend compiles a service. before is what runs under its name, or nil. A file
+// that cannot be used is not an error: the service is left out until it can be.
 func (g *Gateway) backend(s *spec.Service, before *backend) (*backend, error) {
-	files, err := tlsOf(s).Read()
-	if err != nil {
-		return nil, err
-	}
-	config := encoded([]any{s, files.Content})
+	config := encoded(s)
 	if before != nil && before.config == config {
 		return before, nil
 	}
 	if before == nil {
-		before = &backend{}
+		before = &backend{set: &targetSet{}}
 	}
-	b := &backend{
-		name: s.Name, config: config, states: map[string]*balance.State{},
-		parts: parts{encoded(s.Breaker), encoded(s.Bulkhead), encoded(s.Retry), encoded(activeOf(s))},
-	}
+	b := &backend{name: s.Name, spec: s, config: config, active: activeOf(s), set: &targetSet{}, parts: parts{
+		encoded(s.Breaker), encoded(s.Bulkhead), encoded(s.Retry), encoded(activeOf(s)), encoded(s.Discovery),
+	}}
 	addresses, base, err := s.Addresses()
 	if err != nil {
 		return nil, err
 	}
-	for i, a := range addresses {
-		id := identity(s, a.URL, files)
-		pool, err := g.pools.Get(id)
-		if err != nil {
-			return nil, err
-		}
-		state := before.states[a.Target.URL]
-		if state == nil {
-			state = balance.NewState(a.Target.URL)
-		}
-		b.states[a.Target.URL] = state
-		b.pools = append(b.pools, id)
-		b.targets = append(b.targets, &forward.Target{
-			Target: balance.Target{State: state, Weight: a.Weight, Priority: a.Priority, Zone: a.Zone},
-			URL:    a.URL, Pool: pool, Index: i,
-		})
-	}
-	balancer, err := balance.New(balance.Options{
-		Policy: balance.Policy(s.Balance.Policy), SlowStart: time.Duration(s.Balance.SlowStart), Zone: g.zone,
-	}, balanced(b.targets))
-	if err != nil {
-		return nil, err
-	}
+	b.addresses, b.known = addresses, s.Discovery == nil
+	b.takeOver(before)
 	b.protect(s, before)
+	b.watcher = g.watcher(s)
+	set, err := g.assemble(s, b.addresses, before.set.states)
+	if err == nil {
+		b.set = set
+	}
+	g.note(b, err)
+	b.follow()
 	b.proxy = g.proxy.Service(proxy.ServiceConfig{
-		Name: s.Name, Base: base.EscapedPath(), Hash: hashOf(s.Balance.Hash),
-		Backend: forward.New(forward.Config{
-			Targets: b.targets, Balancer: balancer, Watcher: g.watcher(s, b.targets),
-			Breaker: b.breaker, Bulkhead: b.bulkhead, Retry: b.retry(s), Now: time.Now,
-		}),
+		Name: s.Name, Base: base.EscapedPath(), Hash: hashOf(s.Balance.Hash), Backend: b.forwarder(),
+		Changing: s.Discovery != nil || err != nil, Timeout: time.Duration(s.Timeout), IdleTimeout: time.Duration(s.IdleTimeout),
 	})
 	return b, nil
 }
 
-func tlsOf(s *spec.Service) upstream.TLS {
-	if s.TLS == nil {
-		return upstream.TLS{}
+// takeOver keeps what was looked up for the backend before, where this one looks
+// for the same; and the source, where it does so in the same way.
+func (b *backend) takeOver(before *backend) {
+	if b.spec.Discovery == nil || before.follower == nil || subject(b.spec.Discovery) != subject(before.spec.Discovery) {
+		return
 	}
-	return upstream.TLS{CAFile: s.TLS.CAFile, CertFile: s.TLS.CertFile, KeyFile: s.TLS.KeyFile, ServerName: s.TLS.ServerName}
+	b.addresses, b.known = before.addresses, before.known
+	if b.parts.discovery == before.parts.discovery {
+		b.follower = before.follower
+	}
+}
+
+func tlsOf(s *spec.Service) upstream.TLS {
+	var t upstream.TLS
+	if s.TLS != nil {
+		t = upstream.TLS{CAFile: s.TLS.CAFile, CertFile: s.TLS.CertFile, KeyFile: s.TLS.KeyFile, ServerName: s.TLS.ServerName}
+	}
+	if t.ServerName == "" && s.Discovery != nil && s.Discovery.Scheme() == "https" {
+		t.ServerName = serverName(s.Discovery)
+	}
+	return t
 }
 
 func identity(s *spec.Service, target *url.URL, files upstream.TLS) upstream.Identity {
@@ -173,10 +186,10 @@ func activeOf(s *spec.Service) *spec.ActiveHealth {
 // nothing is configured: only where no connection could be made.
 const connectAttempts = 3
 
-func (b *backend) retry(s *spec.Service) forward.Retry {
-	c := s.Retry
+func (b *backend) retry() forward.Retry {
+	c := b.spec.Retry
 	if c == nil {
-		return forward.Retry{Attempts: min(connectAttempts, len(b.targets)), On: forward.OnConnect}
+		return forward.Retry{Attempts: max(1, min(connectAttempts, len(b.set.targets))), On: forward.OnConnect}
 	}
 	r := forward.Retry{
 		Attempts: c.Attempts, Backoff: time.Duration(c.Backoff), MaxBackoff: time.Duration(c.MaxBackoff), Budget: b.budget,
@@ -193,24 +206,20 @@ func (b *backend) retry(s *spec.Service) forward.Retry {
 
 // watcher makes the passive checks: those that are configured, or, for a service
 // with several targets that says nothing of health, the default ones.
-func (g *Gateway) watcher(s *spec.Service, targets []*forward.Target) *health.Watcher {
+func (g *Gateway) watcher(s *spec.Service) *health.Watcher {
 	var c *spec.PassiveHealth
 	if s.Health != nil {
 		c = s.Health.Passive
-	} else if len(targets) > 1 {
+	} else if len(s.Targets) > 1 || s.Discovery != nil {
 		c = spec.DefaultPassiveHealth()
 	}
 	if c == nil {
 		return nil
 	}
-	states := make([]*balance.State, len(targets))
-	for i, t := range targets {
-		states[i] = t.State
-	}
 	return health.NewWatcher(health.Passive{
 		Failures: c.Failures, ErrorRate: c.ErrorRate, MinRequests: c.MinRequests,
 		Window: time.Duration(c.Window), EjectFor: time.Duration(c.EjectFor),
-	}, states, g.logger.With("service", s.Name))
+	}, nil, g.logger.With("service", s.Name))
 }
 
 // hashOf returns what consistent hashing goes by; nil when nothing does.
@@ -245,64 +254,19 @@ func hashClient(r *http.Request) uint64 {
 	return balance.Hash(reqctx.From(r.Context()).Client.String())
 }
 
-// start begins the active checks of a backend that has some.
-func (g *Gateway) start(b *backend) {
-	if b.active == nil || b.checker != nil {
-		return
-	}
-	c := b.active
-	status := []health.StatusRange{{From: 200, To: 299}}
-	if c.Status != nil {
-		status = nil
-		for _, r := range c.Status {
-			status = append(status, health.StatusRange(r))
-		}
-	}
-	var checked []health.Checked
-	for _, t := range b.targets {
-		checked = append(checked, health.Checked{State: t.State, URL: t.URL, Prober: t.Pool})
-	}
-	b.checker = health.Start(health.Active{
-		Kind: health.Kind(c.Type), Path: c.Path, Interval: time.Duration(c.Interval), Timeout: time.Duration(c.Timeout),
-		HealthyAfter: c.HealthyAfter, UnhealthyAfter: c.UnhealthyAfter, Status: status,
-	}, checked, g.logger.With("service", b.name), time.Now)
-}
-
-// handOver ends what only before used and starts what is new in next.
-func (g *Gateway) handOver(before, next *snapshot) {
-	for name, b := range before.backends {
-		if next.backends[name] == b || b.checker == nil {
-			continue
-		}
-		b.checker.Stop()
-		// Nobody asks these targets any more: a verdict of before must not stick.
-		if after := next.backends[name]; after == nil || after.active == nil {
-			for _, t := range b.targets {
-				t.SetDown(false, time.Now())
-			}
-		}
-	}
-	for _, b := range next.backends {
-		g.start(b)
-	}
-	g.pools.Keep(next.pools())
-}
-
-// pools are those of all backends of the snapshot.
-func (s *snapshot) pools() map[upstream.Identity]bool {
-	used := map[upstream.Identity]bool{}
-	for _, b := range s.backends {
-		for _, id := range b.pools {
-			used[id] = true
-		}
-	}
-	return used
-}
-
 // BackendState is what is known of a service.
 type BackendState struct {
 	Name    string
 	Breaker string // closed, open or half_open; empty without a breaker
+
+	// Error is why the service is not as the document says: it is left out, or goes
+	// on as it was. It is nil when all is well.
+	Error error
+
+	// Source is what is known of where the targets are looked up; nil when they are
+	// in the document.
+	Source *discovery.State
+
 	Targets []TargetState
 }
 
@@ -320,11 +284,15 @@ func (s *snapshot) states(now time.Time) []BackendState {
 	list := make([]BackendState, 0, len(s.backends))
 	for _, name := range slices.Sorted(maps.Keys(s.backends)) {
 		b := s.backends[name]
-		state := BackendState{Name: name}
+		state := BackendState{Name: name, Error: b.err}
+		if b.follower != nil {
+			source := b.follower.State()
+			state.Source = &source
+		}
 		if b.breaker != nil {
 			state.Breaker = b.breaker.State()
 		}
-		for _, t := range b.targets {
+		for _, t := range b.set.targets {
 			state.Targets = append(state.Targets, TargetState{
 				URL: t.Name(), Available: t.Available(now), Down: t.Down(), Ejected: t.Ejected(now),
 				InFlight: t.InFlight(), Latency: t.Latency(),

@@ -19,6 +19,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/ipfilter"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/logfields"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/mediatypes"
+	policylimit "github.com/keywarden/keywarden/pkg/gateway/policy/ratelimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/securityheaders"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/timeout"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -26,7 +27,7 @@ import (
 
 // steps builds the chain of a route, in the fixed order of [spec.Policies]. A
 // policy that is not there has no step.
-func (c *compiler) steps(p *spec.Policies) ([]policy.Rule, error) {
+func (c *compiler) steps(route string, p *spec.Policies) ([]policy.Rule, error) {
 	if limit := c.gateway.bodyLimit; p.MaxBody == nil && limit > 0 {
 		p.MaxBody = &spec.MaxBody{Gate: spec.Gate{Mode: spec.Enforce}, Limit: spec.Size(limit)}
 	}
@@ -35,7 +36,7 @@ func (c *compiler) steps(p *spec.Policies) ([]policy.Rule, error) {
 		if named.Gate.Mode == spec.Off {
 			continue
 		}
-		step, err := c.step(named.Name, p)
+		step, err := c.step(route, named.Name, p)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", named.Name, err)
 		}
@@ -53,7 +54,7 @@ func (c *compiler) steps(p *spec.Policies) ([]policy.Rule, error) {
 
 // step makes the step of one policy. The zero step is that of a policy which the
 // end of the route carries out.
-func (c *compiler) step(name string, p *spec.Policies) (policy.Step, error) {
+func (c *compiler) step(route, name string, p *spec.Policies) (policy.Step, error) {
 	switch name {
 	case "allow_ips":
 		return ipfilter.Allow(prefixes(p.AllowIPs.Networks))
@@ -87,6 +88,8 @@ func (c *compiler) step(name string, p *spec.Policies) (policy.Step, error) {
 		return basicauth.New(p.BasicAuth.Username, p.BasicAuth.PasswordFile)
 	case "security_headers":
 		return securityheaders.New(securityConfig(p.SecurityHeaders))
+	case policylimit.Name:
+		return c.rateLimit(route, p.RateLimit)
 	case "fault":
 		return fault.New(fault.Config{Percent: p.Fault.Percent, Delay: time.Duration(p.Fault.Delay), Abort: p.Fault.Abort})
 	case "compress":

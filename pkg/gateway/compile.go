@@ -18,6 +18,7 @@ type snapshot struct {
 	index    *match.Index[*route]
 	byName   map[string]*route
 	backends map[string]*backend
+	counters map[limitIdentity]*counter
 	digest   spec.Digest
 	applied  time.Time
 	routes   int
@@ -41,6 +42,7 @@ func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}}
 func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	next := &snapshot{
 		byName:   make(map[string]*route, len(doc.Routes)),
+		counters: map[limitIdentity]*counter{},
 		backends: make(map[string]*backend, len(doc.Services)),
 		routes:   len(doc.Routes),
 		services: len(doc.Services),
@@ -56,7 +58,7 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 		next.backends[s.Name] = b
 		services[s.Name] = b.proxy
 	}
-	c := &compiler{gateway: g, doc: &doc, services: services, conditions: map[string]policy.Condition{}}
+	c := &compiler{gateway: g, doc: &doc, services: services, conditions: map[string]policy.Condition{}, counters: next.counters}
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
 		rule, err := c.rule(&doc.Routes[i])
@@ -80,6 +82,7 @@ type compiler struct {
 	doc        *spec.Document
 	services   map[string]*proxy.Service
 	conditions map[string]policy.Condition // by their text
+	counters   map[limitIdentity]*counter  // those of the snapshot
 }
 
 // rule compiles one route.
@@ -90,7 +93,7 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 		return none, err
 	}
 	policies := c.doc.Effective(r)
-	steps, err := c.steps(&policies)
+	steps, err := c.steps(r.Name, &policies)
 	if err != nil {
 		return none, err
 	}

@@ -1,6 +1,6 @@
 // Package header says what the names of header fields and query parameters mean to
 // the gateway: which are names at all, which only the gateway may set, and which
-// carry credentials. It touches no request.
+// carry credentials. It also reads media types. It touches no request.
 package header
 
 import (
@@ -54,7 +54,13 @@ func Reserved(name string) bool {
 		return beginsWith(name, "x-consumer") || beginsWith(name, "x-forwarded") ||
 			is(name, "x-real-ip") || is(name, "x-api-key") || is(name, "x-request-id") || is(name, "x-mirrored") ||
 			is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override") ||
-			is(name, "x-original-url") || is(name, "x-rewrite-url")
+			is(name, "x-original-url") || is(name, "x-rewrite-url") ||
+			beginsWith(name, "x-client-cert") || beginsWith(name, "x-ssl-client") || beginsWith(name, "x-tls-client") ||
+			beginsWith(name, "x-amzn-mtls") || is(name, "x-arr-clientcert")
+	case 'c':
+		return beginsWith(name, "client-cert") // a proxy's word on the client's certificate (RFC 9440), and its older names
+	case 's':
+		return beginsWith(name, "ssl-client")
 	case 'f':
 		return is(name, "forwarded")
 	case 'p':

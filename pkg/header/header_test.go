@@ -50,7 +50,9 @@ func TestCredentialsAreNotVisible(t *testing.T) {
 			t.Errorf("%s carries no credential", name)
 		}
 	}
-	for _, name := range []string{"X-Consumer", "x-consumer-role", "X.Consumer", "X_Tenant", "X-Forwarded-For", "Forwarded", "X-Request-Id"} {
+	for _, name := range []string{"X-Consumer", "x-consumer-role", "X.Consumer", "X_Tenant", "X-Forwarded-For", "Forwarded", "X-Request-Id",
+		"Client-Cert", "client.cert", "Client-Cert-Chain", "X-Client-Cert", "X-Client-Certificate", "X-SSL-Client-Verify", "Ssl-Client-S-Dn", "X-Arr-Clientcert",
+	} {
 		if header.Visible(name) {
 			t.Errorf("%s is visible, although the service never sees the client's", name)
 		}

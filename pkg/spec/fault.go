@@ -1,5 +1,7 @@
 package spec
 
+import "math"
+
 // Fault makes requests fail on purpose, for drills.
 type Fault struct {
 	Gate
@@ -18,7 +20,7 @@ type Fault struct {
 const maxFaultDelay = Duration(60e9)
 
 func (f *Fault) validate(path string, v *validator) {
-	if !(f.Percent > 0 && f.Percent <= 100) { // NaN is neither
+	if math.IsNaN(f.Percent) || f.Percent <= 0 || f.Percent > 100 {
 		v.fail(path+".percent", "must be above 0 and at most 100")
 	}
 	if f.Delay == 0 && f.Abort == 0 {

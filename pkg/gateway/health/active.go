@@ -25,6 +25,7 @@ type Kind string
 const (
 	HTTP Kind = "http" // GET of a path, by the status of the answer
 	TCP  Kind = "tcp"  // a connection
+	GRPC Kind = "grpc" // a call of grpc.health.v1.Health/Check
 )
 
 // StatusRange is a range of HTTP statuses, both ends included.
@@ -34,10 +35,11 @@ type StatusRange struct{ From, To int }
 func (r StatusRange) Contains(status int) bool { return status >= r.From && status <= r.To }
 
 // Active configures active checks. All fields are required, but Path and Status
-// for HTTP only.
+// for HTTP only; Service is for GRPC and may be empty.
 type Active struct {
 	Kind           Kind
 	Path           string        // escaped, with its query if any
+	Service        string        // whose health a server is asked for; empty: its own
 	Interval       time.Duration // between the begin of one check and the next
 	Timeout        time.Duration // of one check
 	HealthyAfter   int           // successes in a row until a target counts as well
@@ -57,27 +59,59 @@ type Checked struct {
 
 // Checker checks the targets of one service until it is stopped.
 type Checker struct {
-	config Active
-	logger *slog.Logger
-	now    func() time.Time
+	config  Active
+	logger  *slog.Logger
+	now     func() time.Time
+	watched map[*balance.State]*watched
+}
+
+// watched is a target that is being checked.
+type watched struct {
+	Checked
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
 
 // Start begins to check the targets, each at its own time within the interval.
 func Start(config Active, targets []Checked, logger *slog.Logger, now func() time.Time) *Checker {
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &Checker{config: config, logger: logger, now: now, cancel: cancel}
-	for _, t := range targets {
-		c.done.Go(func() { c.watch(ctx, t) })
-	}
+	c := &Checker{config: config, logger: logger, now: now}
+	c.Follow(targets)
 	return c
+}
+
+// Follow checks these targets from now on and no others; what is known of those
+// that stay is kept. When it returns, the checks of others have ended. Follow and
+// Stop are for one goroutine at a time.
+func (c *Checker) Follow(targets []Checked) {
+	next := make(map[*balance.State]*watched, len(targets))
+	for _, t := range targets {
+		if w := c.watched[t.State]; w != nil && w.Prober == t.Prober {
+			next[t.State] = w
+			delete(c.watched, t.State)
+		}
+	}
+	c.Stop()
+	for _, t := range targets {
+		if next[t.State] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		w := &watched{Checked: t, cancel: cancel}
+		w.done.Go(func() { c.watch(ctx, t) })
+		next[t.State] = w
+	}
+	c.watched = next
 }
 
 // Stop ends all checks and waits for them.
 func (c *Checker) Stop() {
-	c.cancel()
-	c.done.Wait()
+	for _, w := range c.watched {
+		w.cancel()
+	}
+	for _, w := range c.watched {
+		w.done.Wait()
+	}
+	c.watched = nil
 }
 
 // watch checks one target again and again.
@@ -117,10 +151,14 @@ func (c *Checker) watch(ctx context.Context, t Checked) {
 func (c *Checker) check(ctx context.Context, t Checked) error {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	if c.config.Kind == TCP {
+	switch c.config.Kind {
+	case TCP:
 		return dial(ctx, t.URL)
+	case GRPC:
+		return c.call(ctx, t)
+	default:
+		return c.get(ctx, t)
 	}
-	return c.get(ctx, t)
 }
 
 func dial(ctx context.Context, target *url.URL) error {

@@ -44,11 +44,23 @@ type record struct {
 
 // NewWatcher makes a watcher of the targets.
 func NewWatcher(config Passive, targets []*balance.State, logger *slog.Logger) *Watcher {
-	w := &Watcher{config: config, logger: logger, targets: make(map[*balance.State]*record, len(targets))}
-	for _, s := range targets {
-		w.targets[s] = &record{}
-	}
+	w := &Watcher{config: config, logger: logger}
+	w.Follow(targets)
 	return w
+}
+
+// Follow watches these targets from now on and no others; what is known of those
+// that stay is kept. One that another watcher has ejected counts as ejected.
+func (w *Watcher) Follow(targets []*balance.State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := make(map[*balance.State]*record, len(targets))
+	for _, s := range targets {
+		if next[s] = w.targets[s]; next[s] == nil {
+			next[s] = &record{until: s.EjectedUntil()}
+		}
+	}
+	w.targets = next
 }
 
 // Result tells what became of a request to the target: failed when it could not

@@ -61,6 +61,10 @@ func (b *Breaker) Admit() (report func(failed bool), err error) {
 	}, nil
 }
 
+// Probing reports whether the breaker is not closed: few requests pass, and it
+// waits for what becomes of them.
+func (b *Breaker) Probing() bool { return b.breaker.State() != circuitbreaker.ClosedState }
+
 // State is "closed", "open" or "half_open".
 func (b *Breaker) State() string {
 	switch b.breaker.State() {

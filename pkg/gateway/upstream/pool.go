@@ -10,8 +10,11 @@ package upstream
 import (
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 )
 
 // Limits and sizes of a pool that no document sets.
@@ -22,6 +25,7 @@ const (
 	expectContinueTimeout = time.Second
 	maxResponseHeader     = 256 << 10 // bytes, interim responses included
 	bufferSize            = 16 << 10  // bytes, per connection and direction
+	plainBufferSize       = 8 << 10   // bytes, per connection
 )
 
 // Identity is what makes two services share a pool.
@@ -46,6 +50,7 @@ const (
 // Pool is the connections to one address. It is safe for concurrent use.
 type Pool struct {
 	transport *http.Transport
+	plain     *http1.Client // for plain requests; nil where there are none
 	active    atomic.Int64
 	retired   atomic.Bool
 }
@@ -54,12 +59,12 @@ type Pool struct {
 // be used. It never uses a proxy from the environment and never asks for or
 // undoes compression, so that bodies pass as they are.
 func NewPool(id Identity) (*Pool, error) {
-	config, err := id.TLS.config()
+	config, err := id.TLS.Config()
 	if err != nil {
 		return nil, err
 	}
 	dialer := &net.Dialer{Timeout: id.ConnectTimeout, KeepAlive: keepAlive}
-	return &Pool{transport: &http.Transport{
+	p := &Pool{transport: &http.Transport{
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    id.ConnectTimeout,
@@ -72,7 +77,22 @@ func NewPool(id Identity) (*Pool, error) {
 		MaxResponseHeaderBytes: maxResponseHeader,
 		WriteBufferSize:        bufferSize,
 		ReadBufferSize:         bufferSize,
-	}}, nil
+	}}
+	if id.Scheme == "http" && id.Protocol != H2C && http1.Available {
+		p.plain = http1.New(http1.Config{
+			Dial: dialer.DialContext, Addr: withPort(id.Host), ResponseTimeout: id.ResponseTimeout,
+			IdleTimeout: idleTimeout, MaxIdle: maxIdlePerHost, MaxHeader: maxResponseHeader, ReadBuffer: plainBufferSize,
+		})
+	}
+	return p, nil
+}
+
+// withPort adds the port of http to a host that has none.
+func withPort(host string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), "80")
 }
 
 func protocols(id Identity) *http.Protocols {
@@ -84,7 +104,19 @@ func protocols(id Identity) *http.Protocols {
 }
 
 // RoundTrip implements [http.RoundTripper]. It belongs between Begin and End.
-func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) { return p.transport.RoundTrip(r) }
+func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
+	if p.plain != nil && http1.Suits(r) {
+		return p.plain.RoundTrip(r)
+	}
+	return p.transport.RoundTrip(r)
+}
+
+func (p *Pool) closeIdle() {
+	p.transport.CloseIdleConnections()
+	if p.plain != nil {
+		p.plain.CloseIdleConnections()
+	}
+}
 
 // Begin says that an exchange starts: the pool stays open until its End.
 func (p *Pool) Begin() { p.active.Add(1) }
@@ -92,7 +124,7 @@ func (p *Pool) Begin() { p.active.Add(1) }
 // End says that an exchange is over, its response's body included.
 func (p *Pool) End() {
 	if p.active.Add(-1) == 0 && p.retired.Load() {
-		p.transport.CloseIdleConnections()
+		p.closeIdle()
 	}
 }
 
@@ -104,7 +136,7 @@ func (p *Pool) Active() int64 { return p.active.Load() }
 // works, and its End closes what it left.
 func (p *Pool) retire() {
 	p.retired.Store(true)
-	p.transport.CloseIdleConnections()
+	p.closeIdle()
 }
 
 // Pools is the pools in use, by identity. It is not safe for concurrent use: the

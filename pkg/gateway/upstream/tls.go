@@ -43,7 +43,8 @@ func (t TLS) Read() (TLS, error) {
 	return t, nil
 }
 
-func (t TLS) config() (*tls.Config, error) {
+// Config reads the files and makes what the standard library needs.
+func (t TLS) Config() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
 	if t.CAFile != "" {
 		text, err := os.ReadFile(t.CAFile)

@@ -66,6 +66,8 @@ func written(t reflect.Type) map[string]any {
 		return map[string]any{"type": []string{"string", "integer"}, "examples": []any{"http", 8080}}
 	case reflect.TypeFor[spec.Date]():
 		return map[string]any{"type": "string", "format": "date", "examples": []string{"2027-01-31"}}
+	case reflect.TypeFor[spec.Rate]():
+		return map[string]any{"type": "string", "pattern": `^([1-9][0-9]*p[smh]|[0-9]+/[0-9.]+(ms|s|m|h)([0-9.]+(s|m))*)$`, "examples": []string{"100/1m", "30pm", "10ps"}}
 	case reflect.TypeFor[spec.Mode]():
 		return map[string]any{"enum": []spec.Mode{spec.Enforce, spec.Shadow, spec.Off}}
 	case reflect.TypeFor[spec.AuthMode]():

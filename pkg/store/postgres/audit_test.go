@@ -14,8 +14,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/apikey"
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
-	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
+	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
 

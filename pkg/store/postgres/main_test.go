@@ -122,6 +122,7 @@ func (w *world) number(sql string, args ...any) (n int64) {
 var tables = []string{
 	"users", "sessions", "refresh_tokens", "api_keys", "api_key_secrets", "idempotency", "signing_keys",
 	"sealed_secrets", "audit_log", "ledger", "change_log", "replicas", "gateway_revisions", "gateway_current",
+	"acme_items", "acme_leases",
 }
 
 // contents is a digest of each table.

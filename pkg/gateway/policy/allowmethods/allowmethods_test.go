@@ -26,3 +26,17 @@ func TestOnlyNamedMethodsPass(t *testing.T) {
 		t.Error("a route for no method is accepted")
 	}
 }
+
+func BenchmarkCheck(b *testing.B) {
+	step, err := allowmethods.New([]string{"GET", "HEAD", "POST"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := httptest.NewRequest("POST", "/", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := step.Check(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

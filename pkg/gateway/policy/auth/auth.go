@@ -69,6 +69,8 @@ func New(a Authenticator, c Config) (policy.Step, error) {
 		Preview: func(r *http.Request) error {
 			p := access.PrincipalFrom(r.Context())
 			switch {
+			case p != nil && d.Accept&methodOf(p.Kind) == 0:
+				return access.ErrMethod
 			case p != nil:
 				return d.authorise(p)
 			case d.Optional:
@@ -78,6 +80,18 @@ func New(a Authenticator, c Config) (policy.Step, error) {
 			}
 		},
 	}, nil
+}
+
+// methodOf is the way in which a caller of the kind has authenticated.
+func methodOf(kind access.Kind) access.Methods {
+	switch kind {
+	case access.KindKey:
+		return access.MethodKey
+	case access.KindCertificate:
+		return access.MethodCertificate
+	default:
+		return access.MethodToken
+	}
 }
 
 // door admits callers.

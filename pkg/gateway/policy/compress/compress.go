@@ -1,20 +1,20 @@
 // Package compress compresses answers on their way to clients that can read them
-// so (gzip, RFC 1952; content negotiation of RFC 9110 section 12.5.3).
+// so (gzip, RFC 1952; content negotiation of RFC 9110 section 12.5.3). It leaves
+// alone what is compressed, what must not be changed, and what is a part of
+// something; and it never holds back what was flushed.
 package compress
 
 import (
 	"compress/gzip"
 	"errors"
-	"io"
-	"mime"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/respwriter"
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // Config says what is compressed.
@@ -23,134 +23,150 @@ type Config struct {
 	MinSize int64    // least size of an answer whose size is known, in bytes
 }
 
-// level is cheap: most of the gain is in the first levels.
-const level = 4
-
-// hook compresses answers. It is safe for concurrent use.
-type hook struct {
+// compression is what a route compresses. It is immutable.
+type compression struct {
 	Config
-	writers sync.Pool
+	writers *Writers
 }
 
-// New makes the step.
-func New(c Config) (policy.Step, error) {
+// New makes the step. writers are those of the gateway, which all routes share.
+func New(c Config, writers *Writers) (policy.Step, error) {
 	if len(c.Types) == 0 {
 		return policy.Step{}, errors.New("no media type is named")
 	}
-	c.Types = slices.Clone(c.Types)
-	k := &hook{Config: c}
-	k.writers.New = func() any {
-		w, _ := gzip.NewWriterLevel(io.Discard, level) // the level is a good one
-		return w
+	if writers == nil {
+		return policy.Step{}, errors.New("no compressors are given")
 	}
+	c.Types = slices.Clone(c.Types)
+	k := &compression{Config: c, writers: writers}
 	return policy.Step{Apply: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			respwriter.Serve(next, w, r, k)
+			// A part is asked for of the answer as the service has it.
+			x := &answer{compression: k, wanted: r.Header["Range"] == nil && Accepts(r.Header["Accept-Encoding"])}
+			defer x.release() // also where the answer is broken off
+			respwriter.Serve(next, w, r, x)
 		})
 	}}, nil
 }
 
-// Header implements respwriter.Hook.
-func (k *hook) Header(w *respwriter.Writer, r *http.Request, status int) respwriter.Body {
-	h := w.Header()
-	if !k.worthwhile(h, status) {
+// answer compresses one answer, or not. It is the hook of the answer and its body.
+type answer struct {
+	*compression
+	wanted bool         // the client can read it compressed
+	gzip   *gzip.Writer // nil: not compressed, or not any more
+}
+
+// Write implements [io.Writer].
+func (x *answer) Write(p []byte) (int, error) {
+	if x.gzip == nil {
+		return 0, http.ErrBodyNotAllowed
+	}
+	return x.gzip.Write(p)
+}
+
+// Flush implements [respwriter.Body].
+func (x *answer) Flush() error {
+	if x.gzip == nil {
 		return nil
 	}
-	// Another client would get another answer.
-	h.Add("Vary", "Accept-Encoding")
-	if r.Method == http.MethodHead || !Accepts(r.Header["Accept-Encoding"]) {
+	return x.gzip.Flush()
+}
+
+// Close implements [respwriter.Body].
+func (x *answer) Close() error {
+	if x.gzip == nil {
 		return nil
+	}
+	return x.gzip.Close()
+}
+
+// release gives the compressor back. It does not end the answer: one that was
+// broken off must not look whole.
+func (x *answer) release() {
+	if x.gzip != nil {
+		x.writers.put(x.gzip)
+		x.gzip = nil
+	}
+}
+
+// Header implements [respwriter.Hook].
+func (x *answer) Header(w *respwriter.Writer, r *http.Request, status int) respwriter.Body {
+	h := w.Header()
+	switch {
+	case status == http.StatusNotModified: // has no type; the answer that it stands for may vary
+		respwriter.Vary(h, "Accept-Encoding")
+		return nil
+	case !x.worthwhile(h, status):
+		return nil
+	}
+	respwriter.Vary(h, "Accept-Encoding") // another client would get another answer
+	if !x.wanted {
+		return nil
+	}
+	var body respwriter.Body = nothing{}
+	if r.Method != http.MethodHead { // whose header is that of GET (RFC 9110 section 9.3.2)
+		if x.gzip = x.writers.take(w.Sink()); x.gzip == nil {
+			return nil
+		}
+		body = x
 	}
 	h.Set("Content-Encoding", "gzip")
 	h.Del("Content-Length")
-	h.Del("Accept-Ranges") // ranges would be of the answer as it was
+	h.Del("Accept-Ranges") // parts would be of the answer as it was
 	if tag := h.Get("Etag"); tag != "" && !strings.HasPrefix(tag, "W/") {
 		h.Set("Etag", "W/"+tag) // the bytes are not the same (RFC 9110 section 8.8.1)
 	}
-	writer := k.writers.Get().(*gzip.Writer)
-	writer.Reset(w.Sink())
-	return &body{Writer: writer, pool: &k.writers}
+	return body
 }
 
+// nothing is the body of an answer to HEAD, whose length must not be taken for that
+// of the answer to GET.
+type nothing struct{}
+
+func (nothing) Write(p []byte) (int, error) { return len(p), nil }
+func (nothing) Flush() error                { return nil }
+func (nothing) Close() error                { return nil }
+
 // worthwhile reports whether an answer can be compressed and is worth it.
-func (k *hook) worthwhile(h http.Header, status int) bool {
+func (x *answer) worthwhile(h http.Header, status int) bool {
 	switch {
-	case status < 200, status == http.StatusNoContent, status == http.StatusNotModified, status == http.StatusPartialContent:
+	case status < 200, status == http.StatusNoContent, status == http.StatusResetContent, status == http.StatusPartialContent:
 		return false
-	case h.Get("Content-Encoding") != "", h.Get("Content-Range") != "":
+	case has(h, "Content-Encoding"), has(h, "Content-Range"):
 		return false
-	case strings.Contains(strings.ToLower(strings.Join(h["Cache-Control"], ",")), "no-transform"):
+	case has(h, "Content-Digest"), has(h, "Repr-Digest"), has(h, "Digest"), has(h, "Content-Md5"): // of the bytes as they are
+		return false
+	case noTransform(h["Cache-Control"]):
 		return false
 	}
-	if length := h.Get("Content-Length"); length != "" {
-		if n, err := strconv.ParseInt(length, 10, 64); err != nil || n < k.MinSize {
+	if length := h["Content-Length"]; len(length) > 0 {
+		if n, err := strconv.ParseInt(length[0], 10, 64); err != nil || n < x.MinSize {
 			return false
 		}
 	}
-	kind, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil || kind == "text/event-stream" { // events are small, and each is waited for
+	kind := h["Content-Type"]
+	if len(kind) != 1 {
 		return false
 	}
-	family, _, _ := strings.Cut(kind, "/")
-	return slices.ContainsFunc(k.Types, func(t string) bool { return t == kind || t == family+"/*" })
+	name, ok := header.MediaType(kind[0])
+	switch {
+	case !ok, name == "text/event-stream": // events are small, and each is waited for
+		return false
+	case strings.HasPrefix(name, "application/grpc"): // compresses its messages itself
+		return false
+	}
+	return header.InMediaRanges(x.Types, name)
 }
 
-// body compresses what is written to it.
-type body struct {
-	*gzip.Writer
-	pool *sync.Pool
-}
+func has(h http.Header, name string) bool { return len(h[name]) > 0 }
 
-// Close implements respwriter.Body.
-func (b *body) Close() error {
-	err := b.Writer.Close()
-	b.Reset(io.Discard) // holds on to nobody's answer
-	b.pool.Put(b.Writer)
-	return err
-}
-
-// Accepts reports whether Accept-Encoding asks for gzip, at least as much as for
-// nothing at all. Without the field a client may get anything, but hardly expects
-// it.
-func Accepts(values []string) bool {
-	gzipped, any, identity := -1.0, -1.0, -1.0
-	for _, line := range values {
-		for element := range strings.SplitSeq(line, ",") {
-			name, parameters, _ := strings.Cut(element, ";")
-			q, ok := quality(parameters)
-			if !ok {
-				return false
-			}
-			switch strings.ToLower(strings.TrimSpace(name)) {
-			case "gzip", "x-gzip":
-				gzipped = max(gzipped, q)
-			case "*":
-				any = q
-			case "identity":
-				identity = q
-			}
+// noTransform reports whether intermediaries must not change the content (RFC 9111
+// section 5.2.2.6). It errs on the side of the service.
+func noTransform(values []string) bool {
+	for _, v := range values {
+		if strings.Contains(strings.ToLower(v), "no-transform") {
+			return true
 		}
 	}
-	if gzipped < 0 {
-		gzipped = any
-	}
-	return gzipped > 0 && gzipped >= identity
-}
-
-// quality reads the weight of an element (RFC 9110 section 12.4.2).
-func quality(parameters string) (float64, bool) {
-	parameters = strings.TrimSpace(parameters)
-	if parameters == "" {
-		return 1, true
-	}
-	name, value, ok := strings.Cut(parameters, "=")
-	if !ok || !strings.EqualFold(strings.TrimSpace(name), "q") {
-		return 0, false
-	}
-	value = strings.TrimSpace(value)
-	if value == "" || len(value) > 5 || value[0] != '0' && value[0] != '1' {
-		return 0, false
-	}
-	q, err := strconv.ParseFloat(value, 64)
-	return q, err == nil && q >= 0 && q <= 1
+	return false
 }

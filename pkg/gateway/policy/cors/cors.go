@@ -1,11 +1,15 @@
 // Package cors lets pages of other origins use a route, by the CORS protocol of
-// the Fetch standard. It is no access control: browsers keep to it, and nobody
-// else has to.
+// the Fetch standard. It answers preflight requests, and says on every other
+// answer, refusals included, whether the page that asked may read it.
+//
+// It is no access control: browsers keep to it, and nobody else has to. A request
+// of a page that may not read the answer is served all the same, as it would be
+// for a program; only its preflight request is refused. Nor does the protocol
+// cover WebSockets.
 package cors
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,8 +18,12 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/respwriter"
+	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/problem"
 )
+
+// Name is the name of the policy.
+const Name = "cors"
 
 // What a page is told that may not use the route.
 var (
@@ -27,44 +35,45 @@ var (
 
 // Config is what a route allows.
 type Config struct {
-	Origins     []string // exact, with the host *.example.com, or "*"; in lower case
-	Methods     []string // beside GET, HEAD and POST
-	Headers     []string // in canonical form; "*" for all
-	Expose      []string // fields of the answer that scripts may read; "*" for all
-	Credentials bool
-	MaxAge      time.Duration
+	Origins     []string      // as browsers send them, with the host *.example.com, or "*"
+	Methods     []string      // beside GET, HEAD and POST
+	Headers     []string      // beside those that always may be sent; "*" for all
+	Expose      []string      // fields of the answer that scripts may read; "*" for all
+	Credentials bool          // cookies and client certificates; not with the origin "*"
+	MaxAge      time.Duration // how long a browser may remember a preflight
 }
 
-// fields of the protocol, all of which belong to the gateway where it speaks it.
+// The fields of the protocol.
 const (
 	allowOrigin      = "Access-Control-Allow-Origin"
 	allowCredentials = "Access-Control-Allow-Credentials"
 	allowMethods     = "Access-Control-Allow-Methods"
 	allowHeaders     = "Access-Control-Allow-Headers"
+	allowPrivate     = "Access-Control-Allow-Private-Network"
 	exposeHeaders    = "Access-Control-Expose-Headers"
 	maxAge           = "Access-Control-Max-Age"
 	requestMethod    = "Access-Control-Request-Method"
 	requestHeaders   = "Access-Control-Request-Headers"
 )
 
-// door is the compiled form. It is immutable.
+// door is what a route allows, ready to be asked. It is immutable.
 type door struct {
-	Config
-	any      bool
-	exact    map[string]bool
-	suffixes []suffix
-	methods  string
-	expose   string
-	age      string
+	origins     *origins
+	credentials bool
+	methods     []string
+	headers     map[string]bool // in canonical form
+	anyHeader   bool
+
+	// Values of the fields of answers. Slices are shared by all answers.
+	methodList string
+	maxAge     string
+	yes        []string
+	expose     []string // nil: none
 }
 
-// suffix is an origin with a wildcard: the scheme before it, and what must follow.
-type suffix struct{ scheme, host string }
-
-// New makes the step: it answers preflight requests, and lets the page that asked
-// read all other answers, refusals included.
+// New makes the step.
 func New(c Config) (policy.Step, error) {
-	d, err := compile(c)
+	d, err := newDoor(c)
 	if err != nil {
 		return policy.Step{}, err
 	}
@@ -74,228 +83,201 @@ func New(c Config) (policy.Step, error) {
 		},
 		Watch: func(next http.Handler, report policy.Report) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if origin := r.Header.Get("Origin"); origin != "" && !d.allows(origin) {
-					report(r, ErrOrigin)
+				if err := d.check(r); err != nil {
+					report(r, err)
 				}
 				next.ServeHTTP(w, r)
 			})
 		},
 		Preview: func(r *http.Request) error {
 			if IsPreflight(r) {
-				return d.preflight(r)
+				return d.check(r)
 			}
-			return nil
+			return nil // whoever may not read the answer gets it
 		},
 	}, nil
 }
 
-func compile(c Config) (*door, error) {
-	if len(c.Origins) == 0 {
-		return nil, errors.New("no origin is allowed")
+func newDoor(c Config) (*door, error) {
+	allowed, err := newOrigins(c.Origins)
+	if err != nil {
+		return nil, err
 	}
-	d := &door{Config: c, exact: map[string]bool{}}
-	for _, origin := range c.Origins {
-		scheme, host, ok := strings.Cut(origin, "://")
-		switch rest, wild := strings.CutPrefix(host, "*."); {
-		case origin == "*":
-			d.any = true
-		case !ok || host == "" || strings.ContainsAny(rest, "*/"):
-			return nil, fmt.Errorf("%q is no origin", origin)
-		case wild:
-			d.suffixes = append(d.suffixes, suffix{scheme + "://", "." + rest})
-		default:
-			d.exact[origin] = true
-		}
-	}
-	if d.any && c.Credentials {
+	if allowed.all && c.Credentials {
 		return nil, errors.New("credentials cannot be allowed to every origin")
 	}
-	// Those of CORS-safelisted methods need no word, but a list without them looks
-	// as if they were forbidden.
-	methods := []string{http.MethodGet, http.MethodHead, http.MethodPost}
+	d := &door{
+		origins:     allowed,
+		credentials: c.Credentials,
+		headers:     map[string]bool{"Accept": true, "Accept-Language": true, "Content-Language": true, "Range": true},
+		anyHeader:   slices.Contains(c.Headers, "*"),
+		maxAge:      strconv.FormatInt(int64(c.MaxAge/time.Second), 10),
+		yes:         []string{"true"},
+	}
+	if len(c.Expose) > 0 {
+		d.expose = []string{strings.Join(c.Expose, ", ")}
+	}
+	for _, name := range c.Headers {
+		d.headers[http.CanonicalHeaderKey(name)] = true
+	}
+	// CORS-safelisted methods need no word, but a list without them reads as if they
+	// were forbidden.
+	d.methods = []string{http.MethodGet, http.MethodHead, http.MethodPost}
 	for _, m := range c.Methods {
-		if !slices.Contains(methods, m) {
-			methods = append(methods, m)
+		if !slices.Contains(d.methods, m) {
+			d.methods = append(d.methods, m)
 		}
 	}
-	d.Methods, d.methods = methods, strings.Join(methods, ", ")
-	d.expose = strings.Join(c.Expose, ", ")
-	d.age = strconv.Itoa(int(c.MaxAge / time.Second))
+	d.methodList = strings.Join(d.methods, ", ")
 	return d, nil
 }
 
-// IsPreflight reports whether r asks what a page may do (Fetch, CORS-preflight
-// fetch).
+// IsPreflight reports whether r asks what a page may do (Fetch standard,
+// CORS-preflight request).
 func IsPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get(requestMethod) != ""
+	return r.Method == http.MethodOptions && len(r.Header["Origin"]) > 0 && RequestedMethod(r) != ""
 }
 
-// allows reports whether pages of the origin may use the route. Origins are
-// compared as a whole: scheme, host and port. "null" is that of every sandbox and
-// is allowed to nobody but everybody.
-func (d *door) allows(origin string) bool {
-	if d.any {
-		return true
-	}
-	origin = lower(origin)
-	if d.exact[origin] {
-		return true
-	}
-	for _, s := range d.suffixes {
-		host, ok := strings.CutPrefix(origin, s.scheme)
-		if label, under := strings.CutSuffix(host, s.host); ok && under && isName(label) {
-			return true
-		}
-	}
-	return false
+// RequestedMethod is the method that a preflight request asks for.
+func RequestedMethod(r *http.Request) string { return r.Header.Get(requestMethod) }
+
+// friendly reports whether r comes from a page that may use the route. More than
+// one Origin is none: nobody knows which one a browser has checked.
+func (d *door) friendly(r *http.Request) bool {
+	sent := r.Header["Origin"]
+	return d.origins.all || len(sent) == 1 && d.origins.allow(sent[0])
 }
 
-// isName accepts what can stand before a domain: labels, and nothing that would
-// make it another origin.
-func isName(s string) bool {
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_', c == '.' && i > 0:
-		default:
-			return false
-		}
-	}
-	return s != "" && s[len(s)-1] != '.'
-}
-
-func lower(s string) string {
-	for i := range len(s) {
-		if 'A' <= s[i] && s[i] <= 'Z' {
-			return strings.ToLower(s)
-		}
-	}
-	return s
-}
-
-func (d *door) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	origins := r.Header["Origin"]
-	if len(origins) == 0 {
-		d.vary(w.Header())
-		respwriter.Serve(next, w, r, stranger{d})
-		return
-	}
-	allowed := len(origins) == 1 && d.allows(origins[0])
-	if IsPreflight(r) {
-		d.answer(w, r, allowed)
-		return
-	}
-	if !allowed {
-		d.vary(w.Header())
-		respwriter.Serve(next, w, r, stranger{d})
-		return
-	}
-	respwriter.Serve(next, w, r, friend{d, origins[0]})
-}
-
-// answer answers a preflight request.
-func (d *door) answer(w http.ResponseWriter, r *http.Request, allowed bool) {
-	h := w.Header()
-	h.Add("Vary", "Origin, "+requestMethod+", "+requestHeaders)
-	if !allowed {
-		policy.Refuse(w, r, "cors", ErrOrigin)
-		return
-	}
-	d.admit(h, r.Header.Get("Origin"))
-	if err := d.preflight(r); err != nil {
-		policy.Refuse(w, r, "cors", err)
-		return
-	}
-	h.Set(allowMethods, d.methods)
-	if asked := r.Header.Get(requestHeaders); asked != "" {
-		h.Set(allowHeaders, asked) // each of them was checked; "*" would mean nothing with credentials
-	}
-	if d.MaxAge > 0 {
-		h.Set(maxAge, d.age)
-	}
-	h.Set("Content-Length", "0")
-	w.WriteHeader(http.StatusNoContent)
-}
-
-// preflight checks what a page wants to do.
-func (d *door) preflight(r *http.Request) error {
-	if !d.allows(r.Header.Get("Origin")) {
-		return ErrOrigin
-	}
-	if method := r.Header.Get(requestMethod); !slices.Contains(d.Methods, method) {
-		return ErrUse.WithDetail("Pages of other origins may use %s here.", d.methods)
-	}
-	if slices.Contains(d.Headers, "*") {
+// check says what a browser would stop: a page that may not use the route, or not
+// as its preflight request says.
+func (d *door) check(r *http.Request) error {
+	if len(r.Header["Origin"]) == 0 {
 		return nil
 	}
-	for _, line := range r.Header[requestHeaders] {
-		for name := range strings.SplitSeq(line, ",") {
-			if name = strings.TrimSpace(name); name != "" && !slices.Contains(d.Headers, http.CanonicalHeaderKey(name)) && !safelisted(name) {
-				return ErrUse.WithDetail("Pages of other origins may not send all of these header fields here.")
-			}
+	if !d.friendly(r) {
+		return ErrOrigin
+	}
+	if !IsPreflight(r) {
+		return nil
+	}
+	if !slices.Contains(d.methods, RequestedMethod(r)) {
+		return ErrUse.WithDetail("Pages of other origins may use %s here.", d.methodList)
+	}
+	for _, name := range requestedHeaders(r) {
+		if !header.IsName(name) || !d.anyHeader && !d.headers[http.CanonicalHeaderKey(name)] {
+			return ErrUse.WithDetail("Pages of other origins may not send all of these header fields here.")
 		}
 	}
 	return nil
 }
 
-// safelisted reports whether a field needs no permission, or none of its own
-// (Fetch, CORS-safelisted request-header).
-func safelisted(name string) bool {
-	switch http.CanonicalHeaderKey(name) {
-	case "Accept", "Accept-Language", "Content-Language", "Range":
-		return true
+// requestedHeaders are the names of the fields that a page wants to send.
+func requestedHeaders(r *http.Request) []string {
+	var names []string
+	for _, line := range r.Header[requestHeaders] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.Trim(name, " \t"); name != "" {
+				names = append(names, name)
+			}
+		}
 	}
-	return false
+	return names
 }
 
-// admit says who may read the answer.
-func (d *door) admit(h http.Header, origin string) {
-	if d.any {
+func (d *door) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	switch {
+	case IsPreflight(r):
+		d.answer(w, r)
+	case d.origins.all:
+		respwriter.Serve(next, w, r, everybody{d})
+	case d.friendly(r):
+		respwriter.Serve(next, w, r, &friend{d, r.Header["Origin"]})
+	default:
+		respwriter.Serve(next, w, r, stranger{})
+	}
+}
+
+// answer answers a preflight request.
+func (d *door) answer(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	for _, name := range [...]string{"Origin", requestMethod, requestHeaders} {
+		respwriter.Vary(h, name)
+	}
+	if err := d.check(r); err != nil {
+		policy.Refuse(w, r, Name, err)
+		return
+	}
+	d.admit(h, r.Header["Origin"])
+	h.Set(allowMethods, d.methodList)
+	if names := requestedHeaders(r); len(names) > 0 {
+		// Those that were asked for, since "*" is a name like others where there are
+		// credentials, and never stands for Authorization.
+		h.Set(allowHeaders, strings.Join(names, ", "))
+	}
+	h.Set(maxAge, d.maxAge)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// admit says who may read the answer. The slice is that of the request.
+func (d *door) admit(h http.Header, origin []string) {
+	if d.origins.all {
 		h.Set(allowOrigin, "*")
 		return
 	}
-	h.Set(allowOrigin, origin)
-	if d.Credentials {
-		h.Set(allowCredentials, "true")
+	h[allowOrigin] = origin
+	if d.credentials {
+		h[allowCredentials] = d.yes
 	}
 }
 
-// vary tells caches that the answer depends on the origin.
-func (d *door) vary(h http.Header) {
-	if !d.any {
-		h.Add("Vary", "Origin")
+// reveal lets the page of the origin read an answer.
+func (d *door) reveal(h http.Header, origin []string) {
+	conceal(h)
+	d.admit(h, origin)
+	if d.expose != nil {
+		h[exposeHeaders] = d.expose
 	}
 }
 
-// withdraw removes what the service says: there is one who decides.
-func withdraw(h http.Header) {
-	for _, name := range [...]string{allowOrigin, allowCredentials, allowMethods, allowHeaders, exposeHeaders, maxAge} {
+// conceal removes what the service says: there is one who decides.
+func conceal(h http.Header) {
+	for _, name := range [...]string{
+		allowOrigin, allowCredentials, allowMethods, allowHeaders, allowPrivate, exposeHeaders, maxAge,
+	} {
 		delete(h, name)
 	}
 }
 
-// friend lets an allowed page read the answer.
-type friend struct {
-	*door
-	origin string
-}
+// everybody lets all pages read the answer. It says so to those too that are not
+// asked by a page: a browser may have kept their answer when a page asks.
+type everybody struct{ *door }
 
-// Header implements respwriter.Hook.
-func (f friend) Header(w *respwriter.Writer, _ *http.Request, _ int) respwriter.Body {
-	h := w.Header()
-	withdraw(h)
-	f.vary(h)
-	f.admit(h, f.origin)
-	if f.expose != "" {
-		h.Set(exposeHeaders, f.expose)
-	}
+// Header implements [respwriter.Hook].
+func (e everybody) Header(w *respwriter.Writer, _ *http.Request, _ int) respwriter.Body {
+	e.reveal(w.Header(), nil)
 	return nil
 }
 
-// stranger lets nobody read the answer.
-type stranger struct{ *door }
+// friend lets the page of one origin read the answer. The origin is kept, since
+// the steps that follow may change the request.
+type friend struct {
+	*door
+	origin []string
+}
 
-// Header implements respwriter.Hook.
+// Header implements [respwriter.Hook].
+func (f *friend) Header(w *respwriter.Writer, _ *http.Request, _ int) respwriter.Body {
+	f.reveal(w.Header(), f.origin)
+	respwriter.Vary(w.Header(), "Origin")
+	return nil
+}
+
+// stranger lets no page read the answer.
+type stranger struct{}
+
+// Header implements [respwriter.Hook].
 func (stranger) Header(w *respwriter.Writer, _ *http.Request, _ int) respwriter.Body {
-	withdraw(w.Header())
+	conceal(w.Header())
+	respwriter.Vary(w.Header(), "Origin")
 	return nil
 }

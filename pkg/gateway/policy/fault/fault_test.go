@@ -2,8 +2,11 @@ package fault_test
 
 import (
 	"context"
+	"errors"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,10 +56,26 @@ func TestAClientThatLeavesEndsTheDelay(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { time.Sleep(time.Second); cancel() }()
 		begun := time.Now()
-		step.Apply(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the service was asked") })).
+		var seen error
+		step.Apply(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Context().Err() })).
 			ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
-		if time.Since(begun) != time.Second {
-			t.Errorf("ended after %s", time.Since(begun))
+		if time.Since(begun) != time.Second || !errors.Is(seen, context.Canceled) {
+			t.Errorf("ended after %s, what follows sees %v", time.Since(begun), seen)
+		}
+	})
+}
+
+func TestDelayComesBeforeTheRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		step, err := fault.New(fault.Config{Percent: 100, Delay: time.Second, Abort: http.StatusBadGateway})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun, w := time.Now(), httptest.NewRecorder()
+		step.Apply(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the service was asked") })).
+			ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		if time.Since(begun) != time.Second || w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), fault.ErrInjected.Code) {
+			t.Errorf("after %s: %d %s", time.Since(begun), w.Code, w.Body)
 		}
 	})
 }
@@ -77,9 +96,22 @@ func TestShadowHitsNobody(t *testing.T) {
 }
 
 func TestNewRefusesDrillsOfNothing(t *testing.T) {
-	for _, c := range []fault.Config{{}, {Percent: 5}, {Abort: 500}, {Percent: 101, Abort: 500}, {Percent: 5, Delay: -1}} {
+	for _, c := range []fault.Config{{}, {Percent: 5}, {Abort: 500}, {Percent: 101, Abort: 500}, {Percent: 5, Delay: -1}, {Percent: math.NaN(), Abort: 500}, {Percent: 5, Abort: 200}, {Percent: 5, Abort: 600}} {
 		if _, err := fault.New(c); err == nil {
 			t.Errorf("%+v is accepted", c)
 		}
+	}
+}
+
+func BenchmarkServe(b *testing.B) {
+	step, err := fault.New(fault.Config{Percent: 0.000001, Abort: 500})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := step.Apply(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(w, r)
 	}
 }

@@ -1,4 +1,7 @@
-package app
+// Package demo is what "keywarden dev" adds to the program, so that there is
+// something to try: two sample backends, a gateway document with routes to them, a
+// first admin and an API key. The program knows nothing of it.
+package demo
 
 import (
 	"context"
@@ -16,6 +19,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/apikey"
+	"github.com/keywarden/keywarden/pkg/app"
 	"github.com/keywarden/keywarden/pkg/sample"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
@@ -42,9 +46,9 @@ const (
 	productsPort = "8082"
 )
 
-// NewDemo opens the listeners of the sample backends. The caller runs it with
+// New opens the listeners of the sample backends. The caller runs it with
 // [Demo.Tasks], or closes it.
-func NewDemo(ctx context.Context, dir string, logger *slog.Logger) (_ *Demo, err error) {
+func New(ctx context.Context, dir string, logger *slog.Logger) (_ *Demo, err error) {
 	d := &Demo{dir: dir}
 	defer func() {
 		if err != nil {
@@ -173,7 +177,7 @@ type demoSecrets struct{ Password, Key string }
 // that is cut short is taken up by the next one: the password is kept before the
 // account is made, and the key is made with an idempotency token. An external
 // database that is new gets the admin with the password that is kept.
-func (d *Demo) Seed(ctx context.Context, p *Platform, generate func() seal.Secret) (Credentials, error) {
+func (d *Demo) Seed(ctx context.Context, p *app.Platform, generate func() seal.Secret) (Credentials, error) {
 	kept, err := d.read(p.Ring)
 	if err != nil {
 		return Credentials{}, err
@@ -205,7 +209,7 @@ func (d *Demo) Seed(ctx context.Context, p *Platform, generate func() seal.Secre
 }
 
 // makeAdmin makes what is missing of the admin and its key, and returns the key.
-func (d *Demo) makeAdmin(ctx context.Context, p *Platform, password string) (key string, err error) {
+func (d *Demo) makeAdmin(ctx context.Context, p *app.Platform, password string) (key string, err error) {
 	u, err := p.Accounts.Register(ctx, account.Registration{
 		Email: demoAdmin, Password: password, Name: "Administrator",
 	}, access.RoleAdmin)
@@ -226,7 +230,7 @@ func (d *Demo) makeAdmin(ctx context.Context, p *Platform, password string) (key
 }
 
 // verify keeps of the secrets what still works.
-func (d *Demo) verify(ctx context.Context, p *Platform, kept demoSecrets) Credentials {
+func (d *Demo) verify(ctx context.Context, p *app.Platform, kept demoSecrets) Credentials {
 	c := Credentials{AdminEmail: demoAdmin}
 	if _, err := p.Accounts.Authenticate(ctx, demoAdmin, kept.Password); err == nil {
 		c.AdminPassword = seal.NewSecret(kept.Password)

@@ -1,0 +1,7 @@
+package discovery
+
+// What the tests look at.
+var (
+	Clean       = clean
+	ErrNonsense = errNonsense
+)
