@@ -44,6 +44,1672 @@ const docTemplate = `{
                 }
             }
         },
+        "/admin/v1/config": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "In its canonical form, with every default spelled out; docs/gateway.schema.json describes it. The ETag is its digest, the same in JSON and YAML.",
+                "produces": [
+                    "application/json",
+                    "application/yaml"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Get the gateway document",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "object"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "for If-Match"
+                            }
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "there is none yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The whole document, JSON or YAML, up to 8 MiB. It takes effect on every replica within seconds; it is refused as a whole when anything in it is not valid. If-Match names the document that it replaces, If-None-Match: * says that it is the first. With dry_run=true nothing is changed: the answer says what would be, and which violations there are.",
+                "consumes": [
+                    "application/json",
+                    "application/yaml"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Replace the gateway document",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header"
+                    },
+                    {
+                        "type": "string",
+                        "description": "* when there is none yet",
+                        "name": "If-None-Match",
+                        "in": "header"
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people; one line of at most 500 characters",
+                        "name": "message",
+                        "in": "query"
+                    },
+                    {
+                        "description": "the document",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "type": "object"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the document in force now"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "not valid; errors has field, line, column and detail of each violation",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match and If-None-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/config/reload": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "From its file, or the current revision from the database, on this replica. It is done soon after the answer; GET /admin/v1/state says what came of it.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Read the gateway document again",
+                "responses": {
+                    "202": {
+                        "description": "Accepted"
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/config/revisions": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Newest first, without their documents. The newest 1000 are kept.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "List revisions of the gateway document",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-adminapi_Revision"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/config/revisions/{number}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Get a revision of the gateway document",
+                "parameters": [
+                    {
+                        "type": "integer",
+                        "description": "number of the revision",
+                        "name": "number",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.RevisionDetail"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/config/revisions/{number}/rollback": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The content of the revision becomes a new revision. With dry_run=true nothing is changed: the answer says what would be.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Roll back to a revision",
+                "parameters": [
+                    {
+                        "type": "integer",
+                        "description": "number of the revision",
+                        "name": "number",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people; one line of at most 500 characters",
+                        "name": "message",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the document in force now"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/explain": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Which route it would match, and what each policy says of it and why. No backend is called, nothing is counted, and no credential is needed: who would call is part of the description.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Explain what would become of a request",
+                "parameters": [
+                    {
+                        "description": "the request",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.ExplainRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.ExplainResult"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/routes": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "In the order of the document. A cursor is good for the document that the page before is of.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "List routes",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.ObjectPage"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the document"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "there is no document yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/routes/{name}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Get a route",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the route",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "object"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the document"
+                            }
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The document with the change is validated as a whole. With dry_run=true nothing is changed.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Make or replace a route",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the route",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    },
+                    {
+                        "description": "the route",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "type": "object"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "replaced",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "201": {
+                        "description": "made",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "there is no document yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "not valid",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Delete a route",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the route",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "patch": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The body is a merge patch (RFC 7396): members replace, null removes, and what is removed has its default again.",
+                "consumes": [
+                    "application/merge-patch+json",
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Change a route",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the route",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    },
+                    {
+                        "description": "the merge patch",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "type": "object"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "not valid",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/services": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "In the order of the document. A cursor is good for the document that the page before is of.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "List services",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.ObjectPage"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the document"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "there is no document yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/services/{name}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Get a service",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the service",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "object"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the document"
+                            }
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The document with the change is validated as a whole. With dry_run=true nothing is changed.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Make or replace a service",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the service",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    },
+                    {
+                        "description": "the service",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "type": "object"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "replaced",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "201": {
+                        "description": "made",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "there is no document yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "not valid",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Delete a service",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the service",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "routes use it, errors names them; or the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "patch": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The body is a merge patch (RFC 7396): members replace, null removes, and what is removed has its default again.",
+                "consumes": [
+                    "application/merge-patch+json",
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Change a service",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the service",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    },
+                    {
+                        "description": "the merge patch",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "type": "object"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "not valid",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/state": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Which document every replica serves, and what this one knows: targets with their health, breakers, objects that had to be left out, certificates.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "What is served",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.State"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/api-keys": {
             "get": {
                 "security": [
@@ -1752,6 +3418,508 @@ const docTemplate = `{
         }
     },
     "definitions": {
+        "adminapi.Certificate": {
+            "type": "object",
+            "properties": {
+                "error": {
+                    "description": "why a newer one is not served",
+                    "type": "string"
+                },
+                "names": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "not_after": {
+                    "type": "string"
+                },
+                "source": {
+                    "type": "string",
+                    "example": "file"
+                }
+            }
+        },
+        "adminapi.DiscoveryState": {
+            "type": "object",
+            "properties": {
+                "error": {
+                    "description": "why its answers are not, or not wholly, in force",
+                    "type": "string"
+                },
+                "failed_at": {
+                    "type": "string"
+                },
+                "failures": {
+                    "description": "in a row",
+                    "type": "integer"
+                },
+                "known": {
+                    "description": "it has answered once",
+                    "type": "boolean"
+                },
+                "updated_at": {
+                    "type": "string"
+                }
+            }
+        },
+        "adminapi.ExplainPrincipal": {
+            "type": "object",
+            "required": [
+                "kind"
+            ],
+            "properties": {
+                "kind": {
+                    "type": "string",
+                    "enum": [
+                        "user",
+                        "key"
+                    ]
+                },
+                "role": {
+                    "type": "string",
+                    "default": "user",
+                    "enum": [
+                        "user",
+                        "viewer",
+                        "operator",
+                        "admin"
+                    ]
+                },
+                "scopes": {
+                    "description": "of a key; a user holds what the role does",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "user_id": {
+                    "type": "string"
+                }
+            }
+        },
+        "adminapi.ExplainRefusal": {
+            "type": "object",
+            "properties": {
+                "code": {
+                    "type": "string",
+                    "example": "access.scope_missing"
+                },
+                "detail": {
+                    "type": "string"
+                },
+                "status": {
+                    "type": "integer",
+                    "example": 403
+                }
+            }
+        },
+        "adminapi.ExplainRequest": {
+            "type": "object",
+            "required": [
+                "method",
+                "url"
+            ],
+            "properties": {
+                "body_bytes": {
+                    "description": "size of the body; absent, none",
+                    "type": "integer",
+                    "example": 0
+                },
+                "client": {
+                    "description": "the caller's address; absent, yours",
+                    "type": "string",
+                    "example": "203.0.113.7"
+                },
+                "headers": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "array",
+                        "items": {
+                            "type": "string"
+                        }
+                    }
+                },
+                "method": {
+                    "type": "string",
+                    "example": "GET"
+                },
+                "principal": {
+                    "description": "who calls; absent, nobody",
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/adminapi.ExplainPrincipal"
+                        }
+                    ]
+                },
+                "url": {
+                    "description": "or a path, for routes of every host",
+                    "type": "string",
+                    "example": "https://api.example.com/users/42"
+                }
+            }
+        },
+        "adminapi.ExplainResult": {
+            "type": "object",
+            "properties": {
+                "allowed": {
+                    "description": "it would reach the end of its route",
+                    "type": "boolean"
+                },
+                "policies": {
+                    "description": "in the order in which they are asked",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.ExplainVerdict"
+                    }
+                },
+                "refusal": {
+                    "$ref": "#/definitions/adminapi.ExplainRefusal"
+                },
+                "route": {
+                    "description": "absent when none matches",
+                    "type": "string"
+                },
+                "service": {
+                    "description": "absent when the route answers itself",
+                    "type": "string"
+                },
+                "why": {
+                    "description": "how the service was chosen, when there is a choice",
+                    "type": "string"
+                }
+            }
+        },
+        "adminapi.ExplainVerdict": {
+            "type": "object",
+            "properties": {
+                "mode": {
+                    "type": "string",
+                    "enum": [
+                        "enforce",
+                        "shadow"
+                    ]
+                },
+                "policy": {
+                    "type": "string",
+                    "example": "auth"
+                },
+                "refusal": {
+                    "$ref": "#/definitions/adminapi.ExplainRefusal"
+                },
+                "verdict": {
+                    "type": "string",
+                    "example": "refuses"
+                },
+                "when": {
+                    "description": "the condition, if there is one",
+                    "type": "string"
+                }
+            }
+        },
+        "adminapi.ObjectError": {
+            "type": "object",
+            "properties": {
+                "detail": {
+                    "type": "string"
+                },
+                "name": {
+                    "type": "string"
+                },
+                "object": {
+                    "type": "string",
+                    "enum": [
+                        "service",
+                        "route",
+                        "listener"
+                    ]
+                }
+            }
+        },
+        "adminapi.ObjectPage": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "type": "object"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "adminapi.Outcome": {
+            "type": "object",
+            "properties": {
+                "base": {
+                    "description": "digest of the document before; absent for the first",
+                    "type": "string"
+                },
+                "changed": {
+                    "description": "false when the document is the one that was in force",
+                    "type": "boolean"
+                },
+                "diff": {
+                    "description": "null where the document before is not kept any more",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/diff.Change"
+                    }
+                },
+                "digest": {
+                    "description": "of the document after the change; absent when it is not valid",
+                    "type": "string"
+                },
+                "dry_run": {
+                    "type": "boolean"
+                },
+                "more": {
+                    "description": "changes that were left out",
+                    "type": "integer"
+                },
+                "revision": {
+                    "description": "in force now; absent in a dry run",
+                    "type": "integer",
+                    "example": 12
+                },
+                "valid": {
+                    "type": "boolean"
+                },
+                "violations": {
+                    "description": "of a dry run; without, they are an error",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/problem.Field"
+                    }
+                }
+            }
+        },
+        "adminapi.Replica": {
+            "type": "object",
+            "properties": {
+                "applied_at": {
+                    "type": "string"
+                },
+                "digest": {
+                    "type": "string"
+                },
+                "failed_at": {
+                    "type": "string"
+                },
+                "id": {
+                    "type": "string"
+                },
+                "last_error": {
+                    "type": "string"
+                },
+                "revision": {
+                    "type": "integer"
+                },
+                "seen_at": {
+                    "type": "string"
+                },
+                "self": {
+                    "description": "the one that answers",
+                    "type": "boolean"
+                },
+                "version": {
+                    "type": "string"
+                }
+            }
+        },
+        "adminapi.Revision": {
+            "type": "object",
+            "properties": {
+                "at": {
+                    "type": "string"
+                },
+                "author_id": {
+                    "description": "the user; absent for the system",
+                    "type": "string"
+                },
+                "base": {
+                    "description": "the one it replaced; 0 for the first",
+                    "type": "integer",
+                    "example": 11
+                },
+                "digest": {
+                    "type": "string"
+                },
+                "message": {
+                    "type": "string",
+                    "example": "more room for orders"
+                },
+                "number": {
+                    "type": "integer",
+                    "example": 12
+                }
+            }
+        },
+        "adminapi.RevisionDetail": {
+            "type": "object",
+            "properties": {
+                "at": {
+                    "type": "string"
+                },
+                "author_id": {
+                    "description": "the user; absent for the system",
+                    "type": "string"
+                },
+                "base": {
+                    "description": "the one it replaced; 0 for the first",
+                    "type": "integer",
+                    "example": 11
+                },
+                "diff": {
+                    "description": "null where the document before is not kept any more",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/diff.Change"
+                    }
+                },
+                "digest": {
+                    "type": "string"
+                },
+                "document": {
+                    "type": "object"
+                },
+                "message": {
+                    "type": "string",
+                    "example": "more room for orders"
+                },
+                "more": {
+                    "description": "changes that were left out",
+                    "type": "integer"
+                },
+                "number": {
+                    "type": "integer",
+                    "example": 12
+                }
+            }
+        },
+        "adminapi.ServiceState": {
+            "type": "object",
+            "properties": {
+                "breaker": {
+                    "description": "absent without a breaker",
+                    "type": "string",
+                    "enum": [
+                        "closed",
+                        "open",
+                        "half_open"
+                    ]
+                },
+                "discovery": {
+                    "description": "absent when the targets are in the document",
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/adminapi.DiscoveryState"
+                        }
+                    ]
+                },
+                "name": {
+                    "type": "string",
+                    "example": "users"
+                },
+                "targets": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.TargetState"
+                    }
+                }
+            }
+        },
+        "adminapi.State": {
+            "type": "object",
+            "properties": {
+                "applied_at": {
+                    "type": "string"
+                },
+                "certificates": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.Certificate"
+                    }
+                },
+                "digest": {
+                    "description": "of the document that is served here",
+                    "type": "string"
+                },
+                "errors": {
+                    "description": "objects that are not here as the document says",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.ObjectError"
+                    }
+                },
+                "failed_at": {
+                    "type": "string"
+                },
+                "last_error": {
+                    "description": "LastError is why a newer document is not served here; absent when there is none.",
+                    "type": "string"
+                },
+                "replicas": {
+                    "description": "Replicas is null while the database, which knows them, is away.",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.Replica"
+                    }
+                },
+                "revision": {
+                    "description": "served here; absent from a file",
+                    "type": "integer",
+                    "example": 12
+                },
+                "routes": {
+                    "type": "integer"
+                },
+                "services": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.ServiceState"
+                    }
+                },
+                "source": {
+                    "type": "string",
+                    "enum": [
+                        "file",
+                        "database"
+                    ]
+                }
+            }
+        },
+        "adminapi.TargetState": {
+            "type": "object",
+            "properties": {
+                "available": {
+                    "description": "takes requests",
+                    "type": "boolean"
+                },
+                "down": {
+                    "description": "says the active health check",
+                    "type": "boolean"
+                },
+                "ejected": {
+                    "description": "says the passive one",
+                    "type": "boolean"
+                },
+                "in_flight": {
+                    "type": "integer"
+                },
+                "latency_ms": {
+                    "description": "average until the header of an answer",
+                    "type": "number"
+                },
+                "url": {
+                    "type": "string",
+                    "example": "http://10.0.0.7:8080"
+                }
+            }
+        },
         "auditapi.Record": {
             "type": "object",
             "properties": {
@@ -2014,6 +4182,118 @@ const docTemplate = `{
                     "example": "orders-api"
                 },
                 "user_id": {
+                    "type": "string"
+                }
+            }
+        },
+        "diff.Change": {
+            "type": "object",
+            "properties": {
+                "fields": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/diff.Field"
+                    }
+                },
+                "kind": {
+                    "enum": [
+                        "added",
+                        "removed",
+                        "changed"
+                    ],
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/diff.Kind"
+                        }
+                    ]
+                },
+                "more": {
+                    "description": "fields that were left out",
+                    "type": "integer"
+                },
+                "name": {
+                    "description": "of the object, or of the list that has another order",
+                    "type": "string",
+                    "example": "users-api"
+                },
+                "object": {
+                    "enum": [
+                        "route",
+                        "service",
+                        "policy_set",
+                        "defaults",
+                        "order",
+                        "document"
+                    ],
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/diff.Object"
+                        }
+                    ]
+                }
+            }
+        },
+        "diff.Field": {
+            "type": "object",
+            "properties": {
+                "after": {
+                    "type": "string",
+                    "example": "5"
+                },
+                "before": {
+                    "type": "string",
+                    "example": "1"
+                },
+                "path": {
+                    "description": "within the object",
+                    "type": "string",
+                    "example": "targets[0].weight"
+                }
+            }
+        },
+        "diff.Kind": {
+            "type": "string",
+            "enum": [
+                "added",
+                "removed",
+                "changed"
+            ],
+            "x-enum-varnames": [
+                "Added",
+                "Removed",
+                "Changed"
+            ]
+        },
+        "diff.Object": {
+            "type": "string",
+            "enum": [
+                "route",
+                "service",
+                "policy_set",
+                "defaults",
+                "order",
+                "document"
+            ],
+            "x-enum-varnames": [
+                "Route",
+                "Service",
+                "PolicySet",
+                "Defaults",
+                "Order",
+                "Member"
+            ]
+        },
+        "httpapi.Page-adminapi_Revision": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/adminapi.Revision"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
                     "type": "string"
                 }
             }
