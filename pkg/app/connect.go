@@ -145,7 +145,7 @@ func (a *application) reconnect(ctx context.Context) error {
 			a.Logger.InfoContext(ctx, "the database is there; everything is served")
 			return nil
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the program ends, and that is why
 		case !errors.Is(err, postgres.ErrUnavailable):
 			return fmt.Errorf("the database is there, but cannot be used: %w", err)
 		}

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/keywarden/keywarden/pkg/app/apptest"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
@@ -130,12 +128,7 @@ func TestDatabaseThatCannotBeUsedEndsAProgramThatStartedWithoutIt(t *testing.T) 
 		"an old schema": {
 			spoil: func(t *testing.T, url string) {
 				t.Helper()
-				conn, err := pgx.Connect(t.Context(), url)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = conn.Close(t.Context()) }()
-				if _, err := conn.Exec(t.Context(), `UPDATE schema_migrations SET version = 1`); err != nil {
+				if _, err := apptest.Connect(t, url).Exec(t.Context(), `UPDATE schema_migrations SET version = 1`); err != nil {
 					t.Fatal(err)
 				}
 			},

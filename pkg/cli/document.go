@@ -129,7 +129,7 @@ func withArguments(cmd *cobra.Command, least, most int) *cobra.Command {
 
 // document reads a gateway document from a file, "-" being standard input.
 func (c *command) document(name string) (spec.Document, []byte, error) {
-	var input io.Reader = c.sys.Stdin
+	input := c.sys.Stdin
 	if name == "-" {
 		name = "standard input"
 	} else {
@@ -561,6 +561,7 @@ func (c *command) writeDiff(w io.Writer, changes []diff.Change, more int) {
 			mark, code = "+", green
 		case diff.Removed:
 			mark, code = "-", red
+		case diff.Changed:
 		}
 		title := strings.TrimSpace(strings.ReplaceAll(string(ch.Object), "_", " ") + " " + printable(ch.Name))
 		if ch.Object == diff.Order {

@@ -139,14 +139,6 @@ func identity(s *spec.Service, target *url.URL, files upstream.TLS) upstream.Ide
 	}
 }
 
-func balanced(targets []*forward.Target) []balance.Target {
-	list := make([]balance.Target, len(targets))
-	for i, t := range targets {
-		list[i] = t.Target
-	}
-	return list
-}
-
 // protect makes what stands in the way of trouble, or takes over what there was.
 func (b *backend) protect(s *spec.Service, before *backend) {
 	if c := s.Breaker; c != nil {

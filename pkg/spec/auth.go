@@ -65,6 +65,7 @@ func (a *Auth) normalise() {
 		a.Mode = AuthRequired
 	case AuthMode(Off):
 		a.Mode = AuthNone
+	default:
 	}
 	if a.Mode != AuthNone && a.Methods == nil {
 		a.Methods = []AuthMethod{AuthJWT, AuthKey}
@@ -78,6 +79,7 @@ func (a *Auth) gate() Gate {
 		g.Mode = Shadow
 	case AuthNone:
 		g.Mode = Off
+	default:
 	}
 	return g
 }

@@ -64,7 +64,7 @@ func TestPoliciesAreListedInTheOrderTheyAreAsked(t *testing.T) {
 
 func TestMistakesInPoliciesAreNamed(t *testing.T) {
 	for _, c := range []struct{ policies, want string }{
-		{`allow_ips: {mode: shaddow, networks: [10.0.0.0/8]}`, `routes[0].allow_ips.mode: must be one of enforce, shadow, off, did you mean shadow?`},
+		{`allow_ips: {mode: shadwo, networks: [10.0.0.0/8]}`, `routes[0].allow_ips.mode: must be one of enforce, shadow, off, did you mean shadow?`},
 		{`use: [smal]`, `routes[0].use[0]: no policy set is named "smal", did you mean small?`},
 		{`cors: {origins: ["https://a.test/"]}`, `routes[0].cors.origins[0]: must be an origin`},
 		{`cors: {origins: ["*"], credentials: true}`, `routes[0].cors.credentials: cannot be given to every origin`},

@@ -28,7 +28,7 @@ func TestThePublishedSchemaIsThatOfTheTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile(published, got, 0o644); err != nil { //nolint:gosec // published
+		if err := os.WriteFile(published, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,7 +89,7 @@ func TestMistakesOfShapeBreakTheSchema(t *testing.T) {
 		"unknown field":     `{version: 1, servics: []}`,
 		"unknown in depth":  `{version: 1, routes: [{name: r, match: {pth: {exact: /}}}]}`,
 		"wrong type":        `{version: 1, routes: [{name: 5}]}`,
-		"unknown mode":      `{version: 1, routes: [{name: r, cors: {mode: shaddow}}]}`,
+		"unknown mode":      `{version: 1, routes: [{name: r, cors: {mode: shadwo}}]}`,
 		"time without unit": `{version: 1, routes: [{name: r, timeout: "5"}]}`,
 	} {
 		if validate(t, s, []byte(text)) == nil {

@@ -47,7 +47,7 @@ func read(name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the password: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
 	if err != nil {
 		return "", fmt.Errorf("reading the password: %w", err)

@@ -182,7 +182,7 @@ func BenchmarkStep(b *testing.B) {
 	w := httptest.NewRecorder()
 	b.ReportAllocs()
 	for b.Loop() {
-		clear(w.HeaderMap)
+		clear(w.Header())
 		h.ServeHTTP(w, r)
 	}
 }
