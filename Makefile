@@ -5,6 +5,7 @@ BIN       ?= bin
 TOOLS     ?= $(CURDIR)/.cache/bin
 LINT_VERSION := v2.15.0
 SWAG_VERSION := v1.16.6
+H2SPEC_VERSION := v2.2.1
 
 .DEFAULT_GOAL := help
 
@@ -42,8 +43,25 @@ fuzz: ## Fuzz every parser for FUZZTIME each (default 30s)
 		done; \
 	done
 
+$(TOOLS)/h2spec-$(H2SPEC_VERSION):
+	GOBIN=$(TOOLS) $(GO) install github.com/summerwind/h2spec/cmd/h2spec@$(H2SPEC_VERSION)+incompatible
+	mv $(TOOLS)/h2spec $@
+
+.PHONY: test-h2
+test-h2: $(TOOLS)/h2spec-$(H2SPEC_VERSION) ## Run h2spec against our TLS listener, and against a bare net/http server to compare
+	KEYWARDEN_H2SPEC=$< $(GO) test -v -run H2Spec -count=1 ./pkg/app
+
+.PHONY: test-soak
+test-soak: ## Run the long runs of the gateway: reloads, stops, overload and memory under load
+	KEYWARDEN_TEST_LONG=1 $(GO) test -v -run 'Soak' -count=1 -timeout 60m ./pkg/cli/...
+
+BENCH_FLAGS ?= -doc docs/benchmarks.md
 .PHONY: bench
-bench: ## Run the benchmarks
+bench: ## Measure the CPU time of a proxied request beside a bare reverse proxy
+	$(GO) run ./pkg/gateway/benchtest $(BENCH_FLAGS)
+
+.PHONY: bench-micro
+bench-micro: ## Run the Go benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/...
 
 .PHONY: fmt
@@ -72,7 +90,7 @@ $(TOOLS)/swag-$(SWAG_VERSION):
 
 .PHONY: generate
 generate: $(TOOLS)/swag-$(SWAG_VERSION) ## Write docs/ (OpenAPI) from the handlers, docs/gateway.schema.json from the types, configs/keywarden.yaml from the defaults
-	$< init --quiet --generalInfo doc.go --dir pkg/httpapi,pkg/problem,pkg/session,pkg/changes --output docs --outputTypes go,json,yaml
+	$< init --quiet --generalInfo doc.go --dir pkg/httpapi,pkg/problem,pkg/session,pkg/changes,pkg/spec/diff --output docs --outputTypes go,json,yaml
 	gofmt -w docs/docs.go
 	$(GO) run ./cmd/keywarden config print --defaults > configs/keywarden.yaml
 	$(GO) test ./pkg/spec/schema -run Published -count=1 -args -update >/dev/null

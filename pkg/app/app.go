@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"os"
 	"sync/atomic"
 	"time"
@@ -104,13 +103,15 @@ type application struct {
 	platform  *Platform
 	gateway   *gateway.Gateway
 	decisions *decision.Sealer
+	data      http.Handler          // the gateway behind its admission
 	source    interface{ Reload() } // nil without a gateway document
 	revisions *feed.Database        // nil unless the database is the source
 	reporter  *feed.Reporter
 	document  *keeper
 	certs     *certstore.Store // nil without TLS
 	server    *httpserver.Server
-	metrics   *httpserver.Server // nil unless it has a listener of its own
+	metrics   *httpserver.Server // of operators; nil unless it has an address
+	api       apiParts
 	tasks     []func(context.Context) error
 	followers []func(context.Context) error // tasks that need a connected platform
 	optional  bool                          // the database: there is something to serve without
@@ -303,9 +304,14 @@ func (a *application) openServers(closing *cleanups) (err error) {
 	if a.server, err = openServer(main, closing); err != nil {
 		return err
 	}
-	if s.MetricsAddr != "" {
-		a.metrics, err = openServer(a.listenerOptions("metrics", s.MetricsAddr, a.metricsHandler()), closing)
+	if s.MetricsAddr == "" {
+		return nil
 	}
+	operators, err := a.operatorsHandler()
+	if err != nil {
+		return err
+	}
+	a.metrics, err = openServer(a.listenerOptions("metrics", s.MetricsAddr, operators), closing)
 	return err
 }
 
@@ -332,18 +338,6 @@ func openServer(o httpserver.Options, closing *cleanups) (*httpserver.Server, er
 	}
 	closing.add(o.Name+" listener", server.Shutdown)
 	return server, server.Listen()
-}
-
-// metricsHandler serves what operators ask on a listener of its own.
-func (a *application) metricsHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", a.telemetry.MetricsHandler())
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return mux
 }
 
 func (a *application) authenticator() *access.Authenticator {

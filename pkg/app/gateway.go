@@ -9,6 +9,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
+	"github.com/keywarden/keywarden/pkg/gateway/admission"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
 )
 
@@ -34,6 +35,11 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	if err != nil {
 		return err
 	}
+	gate, err := admission.New(g.MaxInFlight, a.telemetry.MeterProvider().Meter(scopeName))
+	if err != nil {
+		return err
+	}
+	a.data = gate.Middleware(a.gateway)
 	closing.add("gateway", func(context.Context) error { a.gateway.Close(); return nil })
 	a.document = &keeper{Target: a.gateway}
 	a.reporter = feed.NewReporter(a.document, a.platform.Revisions, a.platform.ReplicaID, Version().Version, a.Logger)

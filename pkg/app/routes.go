@@ -43,7 +43,7 @@ func (a *application) byHost(platform http.Handler) http.Handler {
 			platform.ServeHTTP(w, r)
 			return
 		}
-		a.gateway.ServeHTTP(w, r)
+		a.data.ServeHTTP(w, r)
 	})
 }
 
@@ -55,20 +55,41 @@ const (
 	passwordRefill = time.Minute
 )
 
-// engine is the platform's own API: the one list of what is mounted.
+// apiParts are what the resources of both listeners share.
+type apiParts struct {
+	guard   *httpapi.Guard
+	cursors httpapi.Cursors
+	system  *systemapi.Handler
+}
+
+// openAPI makes the parts, once.
+func (a *application) openAPI() error {
+	if a.api.guard != nil {
+		return nil
+	}
+	denials, err := throttle.New(deniedBurst, deniedRefill, time.Now)
+	if err != nil {
+		return err
+	}
+	a.api.guard = &httpapi.Guard{Auth: a.authenticator(), Record: a.platform.Store.RecordAudit, Denials: denials, Logger: a.Logger}
+	a.api.cursors = httpapi.NewCursors(a.platform.Ring.Derive("cursor"))
+	a.api.system = &systemapi.Handler{
+		Guard: a.api.guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: a.platform.Signer.JWKS, Metrics: a.mainMetrics(),
+	}
+	return nil
+}
+
+// engine is the platform's own API on the main listener: the one list of what is
+// mounted there.
 func (a *application) engine() (*gin.Engine, error) {
 	p, t := a.platform, a.Config.Throttle
-	denials, err1 := throttle.New(deniedBurst, deniedRefill, time.Now)
-	passwords, err2 := throttle.New(passwordBurst, passwordRefill, time.Now)
-	registrations, err3 := throttle.New(t.Registrations, t.RegistrationRefill, time.Now)
-	if err := errors.Join(err1, err2, err3); err != nil {
+	passwords, err1 := throttle.New(passwordBurst, passwordRefill, time.Now)
+	registrations, err2 := throttle.New(t.Registrations, t.RegistrationRefill, time.Now)
+	if err := errors.Join(err1, err2, a.openAPI()); err != nil {
 		return nil, err
 	}
-	guard := &httpapi.Guard{Auth: a.authenticator(), Record: p.Store.RecordAudit, Denials: denials, Logger: a.Logger}
-	cursors := httpapi.NewCursors(p.Ring.Derive("cursor"))
-
-	engine := httpapi.NewEngine(int64(a.Config.Server.BodyLimit), httpapi.Serve(a.gateway))
-	for _, resource := range []interface{ Mount(r gin.IRouter) }{
+	guard, cursors := a.api.guard, a.api.cursors
+	resources := []interface{ Mount(r gin.IRouter) }{
 		&authapi.Handler{
 			Accounts: p.Accounts, Sessions: p.Sessions, Guard: guard,
 			RegistrationOpen: a.Config.Accounts.Registration, Registrations: registrations, Passwords: passwords,
@@ -77,11 +98,16 @@ func (a *application) engine() (*gin.Engine, error) {
 		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors},
 		&decisionsapi.Handler{Decisions: a.decisions, Guard: guard, PolicyOrder: a.gateway.PolicyOrder},
 		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
-		a.adminAPI(guard, cursors),
-		&systemapi.Handler{
-			Guard: guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: p.Signer.JWKS, Metrics: a.mainMetrics(),
-		},
-	} {
+		a.api.system,
+	}
+	elsewhere := httpapi.Serve(a.data)
+	if a.Config.Server.MetricsAddr == "" {
+		resources = append(resources, a.adminAPI(guard, cursors))
+	} else {
+		elsewhere = httpapi.Except(adminRoot, elsewhere)
+	}
+	engine := httpapi.NewEngine(int64(a.Config.Server.BodyLimit), elsewhere)
+	for _, resource := range resources {
 		resource.Mount(engine)
 	}
 	return engine, nil

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -76,6 +77,7 @@ type client struct {
 	header   string // lines of every request
 	stopping *atomic.Bool
 	think    time.Duration // longest pause between requests
+	tls      *tls.Config   // nil: without TLS
 
 	conn  net.Conn
 	in    *bufio.Reader
@@ -91,7 +93,7 @@ func (c *client) work(requests []string) {
 		}
 		if c.think > 0 {
 			time.Sleep(rand.N(c.think))
-			if c.wasClosed() {
+			if c.tls == nil && c.wasClosed() { // a time-out would be the end of a connection with TLS
 				c.hangUp()
 				continue
 			}
@@ -114,6 +116,9 @@ func (c *client) dial() bool {
 			c.fails = append(c.fails, err.Error())
 		}
 		return false
+	}
+	if c.tls != nil {
+		conn = tls.Client(conn, c.tls)
 	}
 	c.conn, c.in = conn, bufio.NewReader(conn)
 	return true

@@ -57,7 +57,7 @@ type Server struct {
 	ShutdownDelay       time.Duration  `yaml:"shutdown_delay" min:"0s" max:"5m" doc:"Time between reporting not ready and closing the listeners; 5s is advised behind a load balancer, which needs it to look away."`
 	DrainTimeout        time.Duration  `yaml:"drain_timeout" min:"0s" max:"1h" doc:"Longest time that requests in flight may take to end after the listeners were closed."`
 	TLS                 TLS            `yaml:"tls" doc:"The certificates of the main listener; without one it speaks plain HTTP."`
-	MetricsAddr         string         `yaml:"metrics_addr" format:"address" doc:"Address of a listener of its own for /metrics and /debug/pprof; empty means /metrics on the main listener, without pprof."`
+	MetricsAddr         string         `yaml:"metrics_addr" format:"address" doc:"Address of a listener of its own for operators: /admin/v1, the probes, /metrics and /debug/pprof, by plain HTTP; the main listener then has neither /admin/v1 nor /metrics. Empty means /admin/v1 and /metrics on the main listener, without pprof."`
 	BodyLimit           Size           `yaml:"body_limit" min:"1KiB" max:"64MiB" doc:"Largest body of a request to the platform's own API."`
 }
 
@@ -160,12 +160,13 @@ type Throttle struct {
 
 // Gateway is the section of the data plane.
 type Gateway struct {
-	Source    string `yaml:"source" enum:"file,database" doc:"Where the gateway document is: in a file, or as revisions in the database, which the admin API and keywarden config apply write. It is one of them; they are never merged."`
-	File      string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404. With the source database it must be empty."`
-	Watch     bool   `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
-	FilesDir  string `yaml:"files_dir" doc:"Folder of the files (certificates, passwords) that the gateway document may name. Empty means every file for a document in a file, and none for one in the database: who may write documents must not get at other files of the machine."`
-	Zone      string `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
-	BodyLimit Size   `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
+	Source      string `yaml:"source" enum:"file,database" doc:"Where the gateway document is: in a file, or as revisions in the database, which the admin API and keywarden config apply write. It is one of them; they are never merged."`
+	File        string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404. With the source database it must be empty."`
+	Watch       bool   `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
+	FilesDir    string `yaml:"files_dir" doc:"Folder of the files (certificates, passwords) that the gateway document may name. Empty means every file for a document in a file, and none for one in the database: who may write documents must not get at other files of the machine."`
+	Zone        string `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
+	MaxInFlight int    `yaml:"max_in_flight" min:"0" max:"10000000" doc:"Most forwarded requests that one replica works on at once, streams and WebSockets included; one more is answered with 503 at once. 0 means unlimited."`
+	BodyLimit   Size   `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
 }
 
 // Telemetry is the section of metrics and traces.
@@ -224,7 +225,7 @@ func Default() *Config {
 			Registrations:      20,
 			RegistrationRefill: 30 * time.Second,
 		},
-		Gateway:   Gateway{Source: "file", Watch: true},
+		Gateway:   Gateway{Source: "file", Watch: true, MaxInFlight: 10_000},
 		Telemetry: Telemetry{ServiceName: "keywarden", TraceSampleRatio: 0.01, Metrics: true},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"sync"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -30,11 +31,26 @@ const (
 // Writing is synchronous: w decides what a slow reader of the log costs.
 func NewLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: sanitise}
-	var h slog.Handler = slog.NewJSONHandler(w, options)
 	if format == FormatText {
-		h = slog.NewTextHandler(w, options)
+		h := slog.NewTextHandler(w, options)
+		return slog.New(&contextHandler{Handler: h, root: h})
 	}
-	return slog.New(&contextHandler{Handler: h, root: h})
+	w = &oneWriter{w: w} // two encoders share it
+	h := slog.NewJSONHandler(w, options)
+	return slog.New(&contextHandler{Handler: h, root: h, plain: newPlainEncoder(w)})
+}
+
+// oneWriter lets one line through at a time.
+type oneWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// Write implements [io.Writer].
+func (o *oneWriter) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(p)
 }
 
 // contextHandler adds to each record the ids that its context carries.
@@ -46,10 +62,17 @@ type contextHandler struct {
 	// and inGroup repeats on it what was done since.
 	root    slog.Handler
 	inGroup []func(slog.Handler) slog.Handler
+
+	plain *plainEncoder // nil for text, and once anything was added to the handler
 }
 
 // Handle implements slog.Handler.
 func (h *contextHandler) Handle(ctx context.Context, r slog.Record) error {
+	if h.plain != nil {
+		if done, err := h.plain.handle(ctx, r); done {
+			return err
+		}
+	}
 	var buf [3]slog.Attr
 	ids := appendIDs(ctx, buf[:0])
 	if len(ids) == 0 {

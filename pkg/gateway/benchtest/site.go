@@ -1,0 +1,379 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keywarden/keywarden/pkg/seal"
+)
+
+// site is everything that takes part.
+type site struct {
+	dir       string
+	processes []*exec.Cmd
+	subjects  []*subject
+}
+
+// subject is one of those that are compared.
+type subject struct {
+	name    string
+	addr    string
+	key     string // API key, if one is needed
+	process int    // whose CPU time counts
+	log     string // file that it writes its log into, emptied before each window
+	metrics string // address with pprof, if any
+
+	cost []float64 // of each round: CPU microseconds per request
+	rate []float64 // of each round: requests per second
+}
+
+const path = "/bench/item"
+
+// Names of the subjects.
+const (
+	nameBackend = "backend alone"
+	nameBare    = "bare net/http + ReverseProxy"
+	nameGateway = "keywarden, everything on"
+	nameNoLog   = "keywarden, without access log"
+)
+
+func newSite(ctx context.Context, s settings) (_ *site, err error) {
+	dir, err := os.MkdirTemp("", "keywarden-bench-")
+	if err != nil {
+		return nil, err
+	}
+	t := &site{dir: dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the private PostgreSQL runs as another user
+		return nil, err
+	}
+	if s.program == "" {
+		s.program = filepath.Join(dir, "keywarden")
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.program, "./cmd/keywarden") //nolint:gosec // no shell
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("building the program: %w: %s", err, out)
+		}
+	}
+	behind, err := t.role(nameBackend, roleBackend)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.role(nameBare, roleProxy, "http://"+behind.addr); err != nil {
+		return nil, err
+	}
+	for _, access := range []bool{true, false} {
+		if s.only == "" || s.only == gatewayName(access) {
+			if err := t.gateway(ctx, s.program, "http://"+behind.addr, access); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if s.only != "" {
+		t.subjects = t.named(s.only)
+	}
+	if len(t.subjects) == 0 {
+		return nil, fmt.Errorf("there is no subject %q", s.only)
+	}
+	return t, nil
+}
+
+func (t *site) named(name string) (found []*subject) {
+	for _, s := range t.subjects {
+		if s.name == name {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+func gatewayName(access bool) string {
+	if access {
+		return nameGateway
+	}
+	return nameNoLog
+}
+
+// role starts this program in a role.
+func (t *site) role(name string, args ...string) (*subject, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, append([]string{roleArgument}, args...)...) //nolint:gosec,noctx // itself; site.close ends it
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.start(cmd); err != nil {
+		return nil, err
+	}
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	s := &subject{name: name, addr: strings.TrimSpace(addr), process: cmd.Process.Pid}
+	t.subjects = append(t.subjects, s)
+	return s, nil
+}
+
+func (t *site) start(cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	t.processes = append(t.processes, cmd)
+	return nil
+}
+
+// document is the gateway document: one service behind a key.
+const document = `version: 1
+services: [{name: bench, url: %q}]
+routes: [{name: bench, match: {path: {prefix: /bench}}, service: bench, auth: {mode: required, methods: [key]}}]
+`
+
+// gateway starts the program itself, with its defaults: key authentication,
+// metrics, and the access log if wanted. Its database is the one of DATABASE_URL,
+// or a private one.
+func (t *site) gateway(ctx context.Context, program, backend string, access bool) error {
+	s := &subject{name: gatewayName(access), log: filepath.Join(t.dir, fmt.Sprintf("access-%t.log", access))}
+	file := filepath.Join(t.dir, "gateway.yaml")
+	if err := os.WriteFile(file, fmt.Appendf(nil, document, backend), 0o600); err != nil {
+		return err
+	}
+	addresses, err := freeAddresses(2)
+	if err != nil {
+		return err
+	}
+	s.addr, s.metrics = addresses[0], addresses[1]
+	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	cmd := exec.Command(program, "serve", //nolint:gosec,noctx // the program that is measured; site.close ends it
+		"--set", "server.addr="+s.addr, "--set", "server.metrics_addr="+s.metrics, "--set", "gateway.file="+file,
+		"--set", fmt.Sprintf("log.access=%t", access), "--set", "accounts.bcrypt_cost=10")
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "KEYWARDEN_MASTER_KEY=" + seal.NewMasterKey().Reveal(),
+		"KEYWARDEN_DATA_DIR=" + filepath.Join(t.dir, fmt.Sprintf("data-%t", access)), "GOGC=" + os.Getenv("GOGC"),
+	}
+	if url := os.Getenv("DATABASE_URL"); url != "" {
+		cmd.Env = append(cmd.Env, "DATABASE_URL="+url)
+	}
+	cmd.Stderr = log
+	if err := t.start(cmd); err != nil {
+		return err
+	}
+	s.process = cmd.Process.Pid
+	if err := awaitReady(ctx, s.addr); err != nil {
+		text, _ := os.ReadFile(s.log)
+		return fmt.Errorf("%w; its log: %s", err, text)
+	}
+	if s.key, err = mintKey(ctx, s.addr); err != nil {
+		return err
+	}
+	t.subjects = append(t.subjects, s)
+	return nil
+}
+
+// freeAddresses are addresses that were free just now.
+func freeAddresses(n int) (list []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = l.Close() }() // only at the end: all of them differ
+		list = append(list, l.Addr().String())
+	}
+	return list, nil
+}
+
+// startLimit bounds a start, that of a new private database included.
+const startLimit = time.Minute
+
+func awaitReady(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for {
+		_, err := call(ctx, http.MethodGet, "http://"+addr+"/readyz", "", nil)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the gateway does not become ready: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// mintKey makes a user with a key, as any user would.
+func mintKey(ctx context.Context, addr string) (string, error) {
+	base := "http://" + addr
+	person := map[string]string{"email": fmt.Sprintf("bench%d@example.com", time.Now().UnixNano()), "password": "correct horse battery staple"}
+	if _, err := call(ctx, http.MethodPost, base+"/auth/register", "", person); err != nil {
+		return "", err
+	}
+	session, err := call(ctx, http.MethodPost, base+"/auth/login", "", person)
+	if err != nil {
+		return "", err
+	}
+	token, _ := session["access_token"].(string)
+	key, err := call(ctx, http.MethodPost, base+"/api-keys", token, map[string]string{"name": "bench"})
+	if err != nil {
+		return "", err
+	}
+	secret, _ := key["key"].(string)
+	return secret, nil
+}
+
+// call asks the platform's own API and returns the members of its answer.
+func call(ctx context.Context, method, url, token string, body any) (map[string]any, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if text, err = io.ReadAll(resp.Body); err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		return nil, fmt.Errorf("%s %s: status %d: %s", method, url, resp.StatusCode, text)
+	}
+	var answer map[string]any
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, url, err)
+	}
+	return answer, nil
+}
+
+// close ends all processes and deletes what they wrote.
+func (t *site) close() error {
+	var all []error
+	for i := len(t.processes) - 1; i >= 0; i-- {
+		p := t.processes[i]
+		_ = p.Process.Signal(syscall.SIGTERM) // the others end by it, the gateway drains
+		_ = p.Wait()
+	}
+	if err := os.RemoveAll(t.dir); err != nil {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+// settle is how long the load runs before it counts.
+const settle = 500 * time.Millisecond
+
+// measure runs the load on s for one window.
+func (s *subject) measure(ctx context.Context, o settings, profile string) error {
+	if s.log != "" {
+		if err := os.Truncate(s.log, 0); err != nil {
+			return err
+		}
+	}
+	header := ""
+	if s.key != "" {
+		header = "X-API-Key: " + s.key + "\r\n"
+	}
+	l := &load{addr: s.addr, connections: o.connections, request: fmt.Appendf(nil,
+		"GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\n%s\r\n", path, s.addr, header)}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- l.run(ctx) }()
+	stop := func() error { cancel(); return <-ended }
+
+	if err := pause(ctx, ended, settle); err != nil {
+		cancel()
+		return err
+	}
+	if profile != "" {
+		go saveProfile(ctx, "http://"+s.metrics, o.window, profile)
+	}
+	cpu, begun, done := cpuTime(s.process), time.Now(), l.done.Load()
+	if err := pause(ctx, ended, o.window); err != nil {
+		cancel()
+		return err
+	}
+	cpu, took, done := cpuTime(s.process)-cpu, time.Since(begun), l.done.Load()-done
+	if err := stop(); err != nil {
+		return err
+	}
+	if done == 0 || cpu <= 0 {
+		return errors.New("nothing was measured")
+	}
+	s.cost = append(s.cost, float64(cpu.Nanoseconds())/1e3/float64(done))
+	s.rate = append(s.rate, float64(done)/took.Seconds())
+	return nil
+}
+
+// pause waits for d, or for the load to end, which it must not.
+func pause(ctx context.Context, ended <-chan error, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-ended:
+		return fmt.Errorf("the load ended early: %w", err)
+	}
+}
+
+// cpuTime is the user and system time that a process has used, by its clock of
+// clock_getcpuclockid(3), which counts nanoseconds where /proc counts ticks.
+func cpuTime(pid int) time.Duration {
+	const schedulerClock = 2 // CPUCLOCK_SCHED of the kernel: all threads, user and system
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|schedulerClock), &t); err != nil { //nolint:gosec // the kernel's own encoding
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// saveProfile writes a CPU profile; without one the measurement goes on.
+func saveProfile(ctx context.Context, base string, d time.Duration, file string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", base, max(1, int(d.Seconds())-1)), nil)
+	if err != nil {
+		return
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if text, err := io.ReadAll(resp.Body); err == nil {
+		_ = os.WriteFile(file, text, 0o600)
+	}
+}
