@@ -32,8 +32,8 @@ type certificate struct {
 
 // loadCertificate reads the pair for the first time; if that fails there is
 // nothing to serve with.
-func loadCertificate(certFile, keyFile string, logger *slog.Logger) (*certificate, error) {
-	c := &certificate{certFile: certFile, keyFile: keyFile, logger: logger, now: time.Now}
+func loadCertificate(certFile, keyFile string, logger *slog.Logger, now func() time.Time) (*certificate, error) {
+	c := &certificate{certFile: certFile, keyFile: keyFile, logger: logger, now: now}
 	c.checked = c.now()
 	if _, err := c.load(); err != nil {
 		return nil, fmt.Errorf("loading the certificate: %w", err)

@@ -105,7 +105,7 @@ func New(o Options) (*Store, error) {
 	}
 	if o.CertFile != "" || o.KeyFile != "" {
 		var err error
-		if s.first, err = loadCertificate(o.CertFile, o.KeyFile, o.Logger); err != nil {
+		if s.first, err = loadCertificate(o.CertFile, o.KeyFile, o.Logger, s.time); err != nil {
 			return nil, err
 		}
 	}
@@ -213,6 +213,13 @@ func (s *Store) refresh() {
 	s.build()
 }
 
+// errEmptied is taken for a volume that is not mounted: to do what it says would
+// leave nothing to serve with.
+var errEmptied = errors.New("the folder has no certificate any more, and there is no other one: those from before stay")
+
+// time is the time of the clock.
+func (s *Store) time() time.Time { return s.now() }
+
 // look brings every certificate up to date.
 func (s *Store) look() error {
 	if s.first != nil {
@@ -225,6 +232,14 @@ func (s *Store) look() error {
 	if err != nil {
 		return fmt.Errorf("reading the folder of certificates: %w", err)
 	}
+	for certFile, known := range s.found {
+		if _, there := pairs[certFile]; !there && exists(certFile) { // its key is being replaced
+			pairs[certFile] = known.keyFile
+		}
+	}
+	if len(pairs) == 0 && len(s.found) > 0 && s.first == nil && s.Issuer == nil {
+		return errEmptied
+	}
 	for certFile := range s.found {
 		if _, there := pairs[certFile]; !there {
 			s.Logger.Info("TLS certificate removed", "file", certFile)
@@ -236,7 +251,7 @@ func (s *Store) look() error {
 			known.refresh()
 			continue
 		}
-		c, err := loadCertificate(certFile, keyFile, s.Logger)
+		c, err := loadCertificate(certFile, keyFile, s.Logger, s.time)
 		if err != nil {
 			s.refuse(certFile, err)
 			continue

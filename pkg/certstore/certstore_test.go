@@ -1,10 +1,13 @@
 package certstore
 
 import (
+	"bytes"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -102,6 +105,58 @@ func TestTheFolderIsFollowed(t *testing.T) {
 	}
 	if n := len(f.Certificates()); n != 3 {
 		t.Errorf("%d certificates are listed, want 3", n)
+	}
+}
+
+// A renewal that is caught between two steps costs nobody the certificate, nor does
+// a volume that is not mounted for a moment.
+func TestWhatIsMissingForAMomentGoesOnBeingServed(t *testing.T) {
+	for name, test := range map[string]struct {
+		remove func(f *folder) error
+		keeps  string
+	}{
+		"the key":            {func(f *folder) error { return os.Remove(filepath.Join(f.dir, "wild.key")) }, "x.b.test"},
+		"the key of a mount": {func(f *folder) error { return os.Remove(filepath.Join(f.dir, "mounted", "tls.key")) }, "c.test"},
+		"the folder":         {func(f *folder) error { return os.RemoveAll(f.dir) }, "c.test"},
+		"all that is in it":  {func(f *folder) error { return errors.Join(os.RemoveAll(f.dir), os.Mkdir(f.dir, 0o700)) }, "c.test"},
+		"all but what is hidden": {func(f *folder) error {
+			return errors.Join(os.RemoveAll(f.dir), os.MkdirAll(filepath.Join(f.dir, "..data"), 0o700))
+		}, "c.test"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			f := openFolder(t, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+			before, err := f.get(&tls.ClientHelloInfo{ServerName: test.keeps})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := test.remove(f); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				f.clock = f.clock.Add(2 * certificateInterval)
+				if after, err := f.get(&tls.ClientHelloInfo{ServerName: test.keeps}); err != nil || after != before {
+					t.Fatalf("another certificate, or none: %v", err)
+				}
+			}
+			if n := strings.Count(log.String(), "level=ERROR"); n != 1 {
+				t.Errorf("%d errors are logged, want one: %s", n, &log)
+			}
+		})
+	}
+}
+
+// Beside another certificate, the last one of the folder can be taken out.
+func TestTheLastCertificateOfTheFolderCanBeRemoved(t *testing.T) {
+	first := filepath.Join(t.TempDir(), "first")
+	(&folder{}).put(t, first, "first.test", time.Hour)
+	f := openFolder(t, func(o *Options) { o.CertFile, o.KeyFile = first+".crt", first+".key" })
+	if err := errors.Join(os.RemoveAll(f.dir), os.Mkdir(f.dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	f.clock = f.clock.Add(certificateInterval)
+	if got := f.served(t, "c.test"); got != "first.test" {
+		t.Errorf("%s is served", got)
 	}
 }
 

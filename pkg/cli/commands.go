@@ -10,12 +10,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
@@ -341,54 +338,20 @@ func (c *command) healthcheck() *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask a running instance whether it lives (for containers; exit 1 when not)",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if url == "" {
-				cfg, err := c.load(false, nil)
-				if err != nil {
-					return err
-				}
-				if url, err = healthURL(cfg); err != nil {
-					return err
-				}
+			ctx, cancel := context.WithTimeout(cmd.Context(), healthTimeout)
+			defer cancel()
+			if url != "" {
+				return askHealth(ctx, url)
 			}
-			return askHealth(cmd.Context(), url)
+			cfg, err := c.load(false, nil)
+			if err != nil {
+				return err
+			}
+			return askOwnHealth(ctx, cfg)
 		},
 	}
 	cmd.Flags().StringVar(&url, "url", "", "what to ask; default is the configured listener on this machine")
 	return cmd
-}
-
-func healthURL(cfg *config.Config) (string, error) {
-	host, port, err := net.SplitHostPort(cfg.Server.Addr)
-	if err != nil {
-		return "", fmt.Errorf("server.addr: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	scheme := "http"
-	if cfg.Server.TLS.CertFile != "" {
-		scheme = "https"
-	}
-	return scheme + "://" + net.JoinHostPort(host, port) + "/healthz", nil
-}
-
-func askHealth(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return usageError{err}
-	}
-	client := &http.Client{Transport: healthTransport()}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("not healthy: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not healthy: %s answered %s", url, resp.Status)
-	}
-	return nil
 }
 
 func (c *command) version() *cobra.Command {

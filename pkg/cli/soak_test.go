@@ -321,7 +321,7 @@ func (c *client) overHTTP2(transport *http.Transport) {
 		if i%3 == 0 {
 			method, body = http.MethodPut, strings.NewReader(strings.Repeat("x", 5_000))
 		}
-		req, err := http.NewRequest(method, "https://"+c.addr+"/b/echo", body) //nolint:noctx // the transport's own time-outs bound it
+		req, err := http.NewRequest(method, "https://"+c.addr+"/b/echo", body)
 		if err != nil {
 			c.fails = append(c.fails, err.Error())
 			return

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -59,6 +60,7 @@ func interrupted(err error) *problem.Error {
 
 // Error answers of the engine itself.
 var (
+	errNothing = problem.Define(problem.NotFound, "request.nothing_here", "There is nothing at this path of this listener.")
 	errMethod  = problem.Define(problem.MethodNotAllowed, "request.method_not_allowed", "This path does not know the method.")
 	errOverdue = problem.Define(problem.Unavailable, "request.overdue",
 		"The call took too long and was given up. Try again shortly.").WithRetryAfter(2 * time.Second)
@@ -97,6 +99,20 @@ func NewEngine(bodyLimit int64, elsewhere gin.HandlerFunc) *gin.Engine {
 		c.Next()
 	})
 	return e
+}
+
+// Nothing answers that there is nothing at the path.
+func Nothing(c *gin.Context) { Fail(c, errNothing) }
+
+// Except keeps the paths at and below root from h: there is nothing there.
+func Except(root string, h gin.HandlerFunc) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if path := c.Request.URL.Path; path == root || strings.HasPrefix(path, root+"/") {
+			Nothing(c)
+			return
+		}
+		h(c)
+	}
 }
 
 // wholeBody is where the body of a request is kept as it came.

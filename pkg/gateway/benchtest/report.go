@@ -84,5 +84,5 @@ func insert(file, text string) error {
 	if !ok || !ok2 {
 		return errors.New(file + " has no markers of the benchmark")
 	}
-	return os.WriteFile(file, []byte(head+markBegin+"\n"+text+"\n"+markEnd+tail), 0o644) //nolint:gosec // documentation
+	return os.WriteFile(file, []byte(head+markBegin+"\n"+text+"\n"+markEnd+tail), 0o644)
 }

@@ -63,12 +63,12 @@ func newSite(ctx context.Context, s settings) (_ *site, err error) {
 			err = errors.Join(err, t.close())
 		}
 	}()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the private PostgreSQL runs as another user
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
 	if s.program == "" {
 		s.program = filepath.Join(dir, "keywarden")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.program, "./cmd/keywarden") //nolint:gosec // no shell
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.program, "./cmd/keywarden")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("building the program: %w: %s", err, out)
@@ -119,7 +119,7 @@ func (t *site) role(name string, args ...string) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, append([]string{roleArgument}, args...)...) //nolint:gosec,noctx // itself; site.close ends it
+	cmd := exec.Command(self, append([]string{roleArgument}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -170,7 +170,7 @@ func (t *site) gateway(ctx context.Context, program, backend string, access bool
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(program, "serve", //nolint:gosec,noctx // the program that is measured; site.close ends it
+	cmd := exec.Command(program, "serve",
 		"--set", "server.addr="+s.addr, "--set", "server.metrics_addr="+s.metrics, "--set", "gateway.file="+file,
 		"--set", fmt.Sprintf("log.access=%t", access), "--set", "accounts.bcrypt_cost=10")
 	cmd.Env = []string{
@@ -356,7 +356,7 @@ func pause(ctx context.Context, ended <-chan error, d time.Duration) error {
 func cpuTime(pid int) time.Duration {
 	const schedulerClock = 2 // CPUCLOCK_SCHED of the kernel: all threads, user and system
 	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|schedulerClock), &t); err != nil { //nolint:gosec // the kernel's own encoding
+	if err := unix.ClockGettime(int32(^pid<<3|schedulerClock), &t); err != nil {
 		return 0
 	}
 	return time.Duration(t.Nano())

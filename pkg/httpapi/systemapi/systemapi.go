@@ -38,9 +38,7 @@ type Handler struct {
 
 // Mount adds the routes.
 func (h *Handler) Mount(r gin.IRouter) {
-	r.GET("/health", h.live)
-	r.GET("/healthz", h.live)
-	r.GET("/readyz", h.ready)
+	h.MountProbes(r)
 	r.GET("/.well-known/jwks.json", h.jwks)
 	r.GET("/api/test", h.Guard.Authenticated(), h.test)
 	if h.Metrics != nil {
@@ -48,6 +46,13 @@ func (h *Handler) Mount(r gin.IRouter) {
 	}
 	r.GET("/swagger/*any", h.swagger(ginswagger.WrapHandler(swaggerfiles.Handler,
 		ginswagger.DeepLinking(true), ginswagger.PersistAuthorization(false), ginswagger.DefaultModelsExpandDepth(-1))))
+}
+
+// MountProbes adds the routes of the probes alone.
+func (h *Handler) MountProbes(r gin.IRouter) {
+	r.GET("/health", h.live)
+	r.GET("/healthz", h.live)
+	r.GET("/readyz", h.ready)
 }
 
 // Health is the answer of the liveness probes.

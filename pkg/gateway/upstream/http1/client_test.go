@@ -498,6 +498,7 @@ func TestIdleConnectionsAreFewAndGrowOld(t *testing.T) {
 			open.Add(1)
 		case http.StateClosed, http.StateHijacked:
 			open.Add(-1)
+		case http.StateActive, http.StateIdle:
 		}
 	}
 	srv.Start()
