@@ -569,7 +569,10 @@ func TestCopiesOfOneKeyShareOneComparison(t *testing.T) {
 				if right {
 					writes = 1
 				}
-				b.wantCost(t, 1, 1, writes)
+				// A copy that found nothing just before the record was there reads it once more.
+				if reads, w := b.store.counts(); reads > 2 || w != writes || b.pool.comparisons.Load() != 1 {
+					t.Errorf("%d reads, %d comparisons, %d writes; want at most 2, 1, %d", reads, b.pool.comparisons.Load(), w, writes)
+				}
 			})
 		})
 	}

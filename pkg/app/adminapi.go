@@ -30,12 +30,18 @@ import (
 func (a *application) adminAPI(guard *httpapi.Guard, cursors httpapi.Cursors) *adminapi.Handler {
 	h := &adminapi.Handler{
 		Revisions: a.platform.Revisions, State: stateReader{a}, Explain: explainer{a.gateway, a.platform.Roles},
-		Guard: guard, Cursors: cursors, Reload: a.reloadDocument,
+		Guard: guard, Cursors: cursors, Reload: a.reloadDocument, Check: a.files().Check,
 	}
 	if a.revisions == nil {
 		h.File = a.document.current
 	}
 	return h
+}
+
+// files are those of this machine that documents may name.
+func (a *application) files() gateway.Files {
+	g := a.Config.Gateway
+	return gateway.Files{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source == "file"}
 }
 
 // reloadDocument reads the gateway document again, if there is one.

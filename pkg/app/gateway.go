@@ -26,7 +26,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	}
 	a.gateway, err = gateway.New(gateway.Options{
 		Decisions:     a.decisions,
-		Files:         gateway.Files{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source == "file"},
+		Files:         a.files(),
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
 		Issuer: a.Config.Tokens.Issuer,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),

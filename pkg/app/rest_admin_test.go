@@ -503,7 +503,8 @@ func TestRevisionsAreListedShownAndRolledBackTo(t *testing.T) {
 func TestStateSaysWhatIsServed(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("backend")) }))
 	t.Cleanup(backend.Close)
-	p := startAdministered(t, nil)
+	files := t.TempDir()
+	p := startAdministered(t, map[string]string{"gateway.files_dir": files})
 	state := func() object {
 		t.Helper()
 		return p.Want(t, http.StatusOK, "GET", "/admin/v1/state", nil, p.viewer.Auth()...).JSON(t)
@@ -515,7 +516,7 @@ func TestStateSaysWhatIsServed(t *testing.T) {
 		"version": 1,
 		"services": []object{
 			{"name": "alive", "url": backend.URL, "breaker": object{"error_rate": 0.5}}, {"name": "other", "url": "http://127.0.0.1:1"},
-			{"name": "without", "url": "https://127.0.0.1:1", "tls": object{"ca_file": "/nonexistent.pem"}},
+			{"name": "without", "url": "https://127.0.0.1:1", "tls": object{"ca_file": files + "/nonexistent.pem"}},
 		},
 		"routes": []object{{"name": "r", "service": "alive", "match": object{"path": object{"prefix": "/r"}}, "auth": object{"mode": "none"}}},
 	}, p.operator.With("If-None-Match", "*")...).Header.Get("ETag")

@@ -348,3 +348,14 @@ func TestTextOfCallersStaysText(t *testing.T) {
 		p.says(t, message)
 	}
 }
+
+// Who may write documents must not get at other files of the machine.
+func TestADocumentThatNamesAForeignFileIsNotStored(t *testing.T) {
+	p := startAdministered(t, map[string]string{"gateway.files_dir": t.TempDir()})
+	a := p.Call(t, "PUT", configPath, object{
+		"version": 1, "services": []object{{"name": "s", "url": "http://127.0.0.1:1"}},
+		"routes": []object{{"name": "r", "service": "s", "basic_auth": object{"username": "u", "password_file": "/etc/hostname"}}},
+	}, p.operator.With("If-None-Match", "*")...)
+	wantProblem(t, a, http.StatusUnprocessableEntity, "config.invalid", "routes[0].basic_auth.password_file")
+	p.Want(t, http.StatusNotFound, "GET", configPath, nil, p.operator.Auth()...)
+}

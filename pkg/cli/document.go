@@ -656,6 +656,12 @@ func refusal(r *adminapi.ExplainRefusal) string {
 
 // ---- how it ends
 
+// Codes of an answer that is not the admin API's: it has another host or listener.
+const (
+	codeNoRoute     = "gateway.no_route"
+	codeNothingHere = "request.nothing_here"
+)
+
 // explainRemote is the text of a refusal of the server: what it said, what is
 // wrong, and what to do next.
 func explainRemote(refused *adminclient.Error) string {
@@ -671,7 +677,7 @@ func explainRemote(refused *adminclient.Error) string {
 		b.WriteString("\nList them with keywarden config revisions.")
 	case "auth.missing", "auth.key_invalid", "auth.token_invalid", "auth.method_not_accepted":
 		b.WriteString("\nMake a key with the scope config:read, and config:write for changes, and set " + apiKeyVar + ".")
-	case "gateway.no_route":
+	case codeNoRoute, codeNothingHere:
 		b.WriteString("\nThe admin API is not on this address or host; set --server or " + serverVar + ".")
 	}
 	if refused.RequestID != "" && refused.Status >= http.StatusInternalServerError {
@@ -694,7 +700,7 @@ func exitOf(err error) (int, bool) {
 		case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
 			return exitUsage, true
 		case http.StatusNotFound:
-			if refused.Code == "gateway.no_route" {
+			if refused.Code == codeNoRoute || refused.Code == codeNothingHere {
 				return exitRemote, true
 			}
 			return exitFailure, true

@@ -15,9 +15,9 @@ type Files struct {
 	Dir      string // files below this folder; empty: none
 }
 
-// check refuses a document that names a file it may not. The error is a
+// Check refuses a document that names a file it may not. The error is a
 // *spec.Violations.
-func (f Files) check(doc *spec.Document) error {
+func (f Files) Check(doc *spec.Document) error {
 	if f.Anywhere {
 		return nil
 	}

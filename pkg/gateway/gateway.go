@@ -222,7 +222,7 @@ func (g *Gateway) apply(doc spec.Document) ([]*discovery.Follower, error) {
 	if err := doc.Validate(); err != nil {
 		return nil, err
 	}
-	if err := g.files.check(&doc); err != nil {
+	if err := g.files.Check(&doc); err != nil {
 		return nil, err
 	}
 	next, err := g.compile(doc)

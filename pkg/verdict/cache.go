@@ -58,10 +58,6 @@ func (c *Cache[V]) Load(ctx context.Context, id string, load func(context.Contex
 	flight := c.flights.DoChan(id+"#"+strconv.FormatUint(began, 36), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 		defer cancel()
-		// Another flight may have ended since the caller looked.
-		if v, ok := c.entries.GetIfPresent(id); ok {
-			return v, nil
-		}
 		v, err := load(ctx)
 		if err == nil {
 			c.put(id, v, began)

@@ -68,6 +68,10 @@ type Handler struct {
 	// are revisions.
 	File func() (spec.Document, bool)
 
+	// Check refuses a valid document that no replica would serve, with an error like
+	// that of spec.Parse; nil refuses none.
+	Check func(doc *spec.Document) error
+
 	Reload  func() // reads the document again, soon
 	State   StateReader
 	Explain Explainer
@@ -270,6 +274,15 @@ type Outcome struct {
 // apply makes doc the desired state, where base was read before, or only says what
 // that would do. status is that of the answer when it was done.
 func (h *Handler) apply(c *gin.Context, in change, base document, doc spec.Document, status int) error {
+	if h.Check != nil {
+		err := h.Check(&doc)
+		if fields, invalid := violations(withoutPlaces(err)); invalid {
+			return h.refuse(c, in, base, fields)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if in.dryRun {
 		return h.wouldApply(c, in, base, doc)
 	}
