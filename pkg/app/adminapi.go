@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
+	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/adminapi"
@@ -39,9 +41,9 @@ func (a *application) adminAPI(guard *httpapi.Guard, cursors httpapi.Cursors) *a
 }
 
 // files are those of this machine that documents may name.
-func (a *application) files() gateway.Files {
+func (a *application) files() files.Allowed {
 	g := a.Config.Gateway
-	return gateway.Files{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source == "file"}
+	return files.Allowed{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source == "file"}
 }
 
 // reloadDocument reads the gateway document again, if there is one.
@@ -100,6 +102,9 @@ func (r stateReader) State(ctx context.Context) (adminapi.State, error) {
 		if b.Error != nil {
 			s.Errors = append(s.Errors, adminapi.ObjectError{Object: "service", Name: b.Name, Detail: b.Error.Error()})
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(served.Unusable)) {
+		s.Errors = append(s.Errors, adminapi.ObjectError{Object: "route", Name: name, Detail: served.Unusable[name].Error()})
 	}
 	if r.a.certs != nil {
 		for _, c := range r.a.certs.Certificates() {
@@ -302,7 +307,7 @@ func Offline(doc spec.Document) (adminapi.Explainer, func(), error) {
 		return nil, nil, err
 	}
 	g, err := gateway.New(gateway.Options{
-		Authenticator: nobody{}, Logger: slog.New(slog.DiscardHandler), Files: gateway.Files{Anywhere: true},
+		Authenticator: nobody{}, Logger: slog.New(slog.DiscardHandler), Files: files.Allowed{Anywhere: true},
 	})
 	if err != nil {
 		return nil, nil, err

@@ -10,6 +10,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/respond"
+	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
 
@@ -19,6 +20,7 @@ type snapshot struct {
 	byName   map[string]*route
 	backends map[string]*backend
 	counters map[limitIdentity]*counter
+	unusable map[string]error // routes of which a part could not be made
 	digest   spec.Digest
 	applied  time.Time
 	routes   int
@@ -43,6 +45,7 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	next := &snapshot{
 		byName:   make(map[string]*route, len(doc.Routes)),
 		counters: map[limitIdentity]*counter{},
+		unusable: map[string]error{},
 		backends: make(map[string]*backend, len(doc.Services)),
 		routes:   len(doc.Routes),
 		services: len(doc.Services),
@@ -58,7 +61,7 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 		next.backends[s.Name] = b
 		services[s.Name] = b.proxy
 	}
-	c := &compiler{gateway: g, doc: &doc, services: services, conditions: map[string]policy.Condition{}, counters: next.counters}
+	c := &compiler{gateway: g, doc: &doc, services: services, conditions: map[string]policy.Condition{}, counters: next.counters, unusable: next.unusable}
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
 		rule, err := c.rule(&doc.Routes[i])
@@ -83,6 +86,7 @@ type compiler struct {
 	services   map[string]*proxy.Service
 	conditions map[string]policy.Condition // by their text
 	counters   map[limitIdentity]*counter  // those of the snapshot
+	unusable   map[string]error            // likewise
 }
 
 // rule compiles one route.
@@ -95,24 +99,55 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 	policies := c.doc.Effective(r)
 	steps, err := c.steps(r.Name, &policies)
 	if err != nil {
-		return none, err
+		return c.withoutPart(r, path, err)
 	}
 	last, err := c.end(r, &policies)
 	if err != nil {
 		return none, err
 	}
+	value := &route{
+		name: r.Name, service: r.Service, end: last, steps: steps,
+		handler: policy.Chain(last, c.gateway.observer, steps...),
+	}
+	value.preflight = c.preflight(value, r.Match.Methods)
+	return matched(r, path, value)
+}
+
+// withoutPart compiles a route of which a policy could not be made: a file that it
+// names is gone. It refuses every request, and the rest of the document is served.
+func (c *compiler) withoutPart(r *spec.Route, path string, reason error) (match.Rule[*route], error) {
+	c.gateway.logger.Error("a route is not served: one of its policies could not be made", "route", r.Name, "error", reason)
+	c.unusable[r.Name] = reason
+	return matched(r, path, &route{name: r.Name, service: r.Service, end: refusing{}, handler: refusing{}})
+}
+
+// ErrRouteUnusable is the answer of a route of which a part could not be made.
+var ErrRouteUnusable = problem.Define(problem.Unavailable, "gateway.route_unusable",
+	"This route cannot be served right now: something that it needs is missing.").WithRetryAfter(10 * time.Second)
+
+// refusing is the handler of an unusable route.
+type refusing struct{}
+
+// ServeHTTP implements [http.Handler].
+func (refusing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	policy.Refuse(w, r, "", ErrRouteUnusable)
+}
+
+// Check implements checker.
+func (refusing) Check(*http.Request) error { return ErrRouteUnusable }
+
+// matched is the rule of a route in the index.
+func matched(r *spec.Route, path string, value *route) (match.Rule[*route], error) {
+	var none match.Rule[*route]
+	var err error
 	rule := match.Rule[*route]{
 		Hosts:    r.Match.Hosts,
 		Path:     path,
 		Exact:    r.Match.Path.Exact != "",
 		Methods:  r.Match.Methods,
 		Priority: r.Priority,
-		Value: &route{
-			name: r.Name, service: r.Service, end: last, steps: steps,
-			handler: policy.Chain(last, c.gateway.observer, steps...),
-		},
+		Value:    value,
 	}
-	rule.Value.preflight = c.preflight(rule.Value, r.Match.Methods)
 	if r.Match.Path.Regex != "" {
 		if rule.Pattern, err = spec.Regexp(r.Match.Path.Regex); err != nil {
 			return none, err

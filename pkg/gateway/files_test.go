@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/keywarden/keywarden/pkg/gateway"
+	"github.com/keywarden/keywarden/pkg/gateway/files"
 )
 
 func TestADocumentNamesOnlyFilesItMay(t *testing.T) {
@@ -26,19 +27,19 @@ func TestADocumentNamesOnlyFilesItMay(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		files gateway.Files
+		files files.Allowed
 		file  string
 		may   bool
 	}{
-		{"below", gateway.Files{Dir: dir}, filepath.Join(dir, "password"), true},
-		{"a link that stays below", gateway.Files{Dir: dir}, filepath.Join(dir, "inside"), true},
-		{"elsewhere", gateway.Files{Dir: dir}, filepath.Join(outside, "master.key"), false},
-		{"a link that leads out", gateway.Files{Dir: dir}, filepath.Join(dir, "link"), false},
-		{"dots that lead out", gateway.Files{Dir: dir}, dir + "/../" + filepath.Base(outside) + "/master.key", false},
-		{"a longer name", gateway.Files{Dir: dir}, dir + "x/password", false},
-		{"a relative name", gateway.Files{Dir: dir}, "password", false},
-		{"no folder", gateway.Files{}, filepath.Join(dir, "password"), false},
-		{"anywhere", gateway.Files{Anywhere: true}, filepath.Join(outside, "master.key"), true},
+		{"below", files.Allowed{Dir: dir}, filepath.Join(dir, "password"), true},
+		{"a link that stays below", files.Allowed{Dir: dir}, filepath.Join(dir, "inside"), true},
+		{"elsewhere", files.Allowed{Dir: dir}, filepath.Join(outside, "master.key"), false},
+		{"a link that leads out", files.Allowed{Dir: dir}, filepath.Join(dir, "link"), false},
+		{"dots that lead out", files.Allowed{Dir: dir}, dir + "/../" + filepath.Base(outside) + "/master.key", false},
+		{"a longer name", files.Allowed{Dir: dir}, dir + "x/password", false},
+		{"a relative name", files.Allowed{Dir: dir}, "password", false},
+		{"no folder", files.Allowed{}, filepath.Join(dir, "password"), false},
+		{"anywhere", files.Allowed{Anywhere: true}, filepath.Join(outside, "master.key"), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g, err := gateway.New(gateway.Options{Authenticator: &authenticator{}, Logger: slog.New(slog.DiscardHandler), Files: c.files})

@@ -25,6 +25,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway/discovery"
+	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
@@ -62,7 +63,7 @@ type Options struct {
 	Zone string
 
 	// Files are those of the machine that documents may name; the zero value is none.
-	Files Files
+	Files files.Allowed
 
 	// Decisions makes the ids under which refusals are explained; without it they have
 	// none.
@@ -81,7 +82,7 @@ type Gateway struct {
 	logger        *slog.Logger
 	bodyLimit     int64
 	zone          string
-	files         Files
+	files         files.Allowed
 	proxy         *proxy.Proxy
 	copies        *mirror.Copies
 	copied        metric.Int64Counter
@@ -215,7 +216,7 @@ func (g *Gateway) apply(doc spec.Document) ([]*discovery.Follower, error) {
 		return nil, err
 	}
 	before := g.live.Load()
-	if digest == before.digest {
+	if digest == before.digest && len(before.unusable) == 0 {
 		g.renewFiles(before)
 		return nil, nil
 	}
@@ -253,6 +254,10 @@ type State struct {
 	Services  int
 	Backends  []BackendState // by name
 
+	// Unusable are the routes of which a part could not be made, by name: they refuse
+	// every request, and the others are served.
+	Unusable map[string]error
+
 	// LastError is why a newer document is not served; nil when there is none.
 	LastError error
 	FailedAt  time.Time
@@ -269,6 +274,7 @@ func (g *Gateway) State() State {
 		Routes:    s.routes,
 		Services:  s.services,
 		Backends:  s.states(time.Now()),
+		Unusable:  s.unusable,
 		LastError: g.failure.err,
 		FailedAt:  g.failure.at,
 	}

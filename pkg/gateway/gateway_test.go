@@ -23,6 +23,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway"
+	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -58,7 +59,7 @@ type door struct {
 func newDoor(t *testing.T, bodyLimit int64, changes ...func(*gateway.Options)) *door {
 	t.Helper()
 	d := &door{t: t, auth: &authenticator{}}
-	options := gateway.Options{Files: gateway.Files{Anywhere: true}, Authenticator: d.auth, Logger: slog.New(slog.DiscardHandler), BodyLimit: bodyLimit}
+	options := gateway.Options{Files: files.Allowed{Anywhere: true}, Authenticator: d.auth, Logger: slog.New(slog.DiscardHandler), BodyLimit: bodyLimit}
 	for _, change := range changes {
 		change(&options)
 	}

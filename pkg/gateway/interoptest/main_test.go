@@ -12,6 +12,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway"
+	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
@@ -28,7 +29,7 @@ func (nobody) Authenticate(*http.Request, access.Methods) (*access.Principal, er
 // front is a gateway with a document, behind TLS and HTTP/2 when asked for.
 func front(t *testing.T, document string, encrypted bool) *httptest.Server {
 	t.Helper()
-	g, err := gateway.New(gateway.Options{Authenticator: nobody{}, Logger: slog.New(slog.DiscardHandler), Files: gateway.Files{Anywhere: true}})
+	g, err := gateway.New(gateway.Options{Authenticator: nobody{}, Logger: slog.New(slog.DiscardHandler), Files: files.Allowed{Anywhere: true}})
 	if err != nil {
 		t.Fatal(err)
 	}

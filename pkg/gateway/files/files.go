@@ -1,4 +1,5 @@
-package gateway
+// Package files says which files of the machine a gateway document may name.
+package files
 
 import (
 	"path/filepath"
@@ -7,25 +8,25 @@ import (
 	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
-// Files says which files of the machine a document may name. What they hold can
-// reach a service, as a password or a certificate: who may only write documents
+// Allowed are the files that may be named; the zero value is none. What they hold
+// can reach a service, as a password or a certificate: who may only write documents
 // must not get at any other file.
-type Files struct {
+type Allowed struct {
 	Anywhere bool   // every file
 	Dir      string // files below this folder; empty: none
 }
 
 // Check refuses a document that names a file it may not. The error is a
 // *spec.Violations.
-func (f Files) Check(doc *spec.Document) error {
-	if f.Anywhere {
+func (a Allowed) Check(doc *spec.Document) error {
+	if a.Anywhere {
 		return nil
 	}
 	var found strictyaml.Collector
 	for _, file := range doc.Files() {
-		if !f.holds(file.Name) {
-			detail := "must be below gateway.files_dir, " + f.Dir
-			if f.Dir == "" {
+		if !a.holds(file.Name) {
+			detail := "must be below gateway.files_dir, " + a.Dir
+			if a.Dir == "" {
 				detail = "this document may name no file: gateway.files_dir is not set"
 			}
 			found.Add(spec.Violation{Place: spec.Place{Path: file.Path}, Detail: detail})
@@ -35,11 +36,11 @@ func (f Files) Check(doc *spec.Document) error {
 }
 
 // holds reports whether the file is below the folder, wherever links lead.
-func (f Files) holds(name string) bool {
-	if f.Dir == "" || !filepath.IsAbs(name) || !below(filepath.Clean(f.Dir), filepath.Clean(name)) {
+func (a Allowed) holds(name string) bool {
+	if a.Dir == "" || !filepath.IsAbs(name) || !below(filepath.Clean(a.Dir), filepath.Clean(name)) {
 		return false
 	}
-	dir, err := filepath.EvalSymlinks(f.Dir)
+	dir, err := filepath.EvalSymlinks(a.Dir)
 	if err != nil {
 		return false
 	}
