@@ -51,9 +51,11 @@ func TestStartWithoutTheDatabase(t *testing.T) {
 			t.Errorf("%s: status %d", name, a.Status)
 		}
 	}
-	if a := o.Call(t, "GET", "/.well-known/jwks.json", nil); a.Status != http.StatusServiceUnavailable || a.Header.Get("Cache-Control") != "no-store" {
-		t.Errorf("the signing keys: %d, %v: %s", a.Status, a.Header, a.Body)
+	keys := o.Call(t, "GET", "/.well-known/jwks.json", nil)
+	if keys.Status != http.StatusServiceUnavailable || keys.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("the signing keys: %d, %v: %s", keys.Status, keys.Header, keys.Body)
 	}
+	checkDocumented(t, documentedAPI(t), "GET", "/.well-known/jwks.json", keys)
 	o.controlPlaneIsAway(t)
 	o.readiness(t, "", http.StatusServiceUnavailable, "not_ready", "database", "revocations")
 
