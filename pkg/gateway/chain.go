@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -48,8 +49,29 @@ func (c *compiler) steps(route string, p *spec.Policies) ([]policy.Rule, error) 
 			return nil, fmt.Errorf("%s: when: %w", named.Name, err)
 		}
 		rules = append(rules, rule)
+		if named.Name == "max_body" && (rule.Mode == policy.Shadow || rule.When != nil) && c.gateway.bodyLimit > 0 {
+			if rule, err = instead(rule, c.gateway.bodyLimit); err != nil {
+				return nil, fmt.Errorf("max_body: %w", err)
+			}
+			rules = append(rules, rule)
+		}
 	}
 	return rules, nil
+}
+
+// instead is the bound of the process for the requests for which that of the route
+// does not count: all in shadow mode, else those for which its condition is false.
+func instead(own policy.Rule, limit int64) (policy.Rule, error) {
+	step, err := bodylimit.New(limit)
+	rule := policy.Rule{Step: step, Name: own.Name}
+	if own.Mode == policy.Enforce {
+		rule.Text = "!(" + own.Text + ")"
+		rule.When = func(r *http.Request) (bool, error) {
+			counts, err := own.When(r)
+			return !counts, err
+		}
+	}
+	return rule, err
 }
 
 // step makes the step of one policy. The zero step is that of a policy which the
@@ -72,10 +94,7 @@ func (c *compiler) step(route, name string, p *spec.Policies) (policy.Step, erro
 	case "max_body":
 		return bodylimit.New(int64(p.MaxBody.Limit))
 	case auth.Name:
-		return auth.New(c.gateway.authenticator, auth.Config{
-			Accept: methods(p.Auth.Methods), Optional: p.Auth.Mode == spec.AuthOptional,
-			Scopes: p.Auth.Scopes, Roles: roles(p.Auth.Roles),
-		})
+		return auth.New(c.gateway.authenticator, c.authConfig(p.Auth))
 	case "log_fields":
 		return logfields.New(p.LogFields.Fields)
 	case "request_headers":
@@ -98,6 +117,12 @@ func (c *compiler) step(route, name string, p *spec.Policies) (policy.Step, erro
 		return timeout.New(time.Duration(p.Timeout.After))
 	}
 	return policy.Step{}, fmt.Errorf("there is no such policy")
+}
+
+func (c *compiler) authConfig(a *spec.Auth) auth.Config {
+	return auth.Config{
+		Accept: methods(a.Methods), Optional: a.Mode == spec.AuthOptional, Scopes: a.Scopes, Roles: roles(a.Roles),
+	}
 }
 
 func securityConfig(s *spec.SecurityHeaders) securityheaders.Config {

@@ -265,6 +265,7 @@ func TestClientsThatGoAwayOpenNoBreaker(t *testing.T) {
 }
 
 // Whatever many clients offer, a service that fails gets at most a fifth more.
+// RTY-06.
 func TestAStormOfRetriesIsStopped(t *testing.T) {
 	for name, trouble := range map[string]http.HandlerFunc{"503": answer(503), "reset": reset} {
 		t.Run(name, func(t *testing.T) {

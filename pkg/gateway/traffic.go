@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/traffic"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -45,7 +46,7 @@ func (f *forwarding) Check(r *http.Request) error {
 
 // forwarding compiles the end of a route that leads to a service.
 func (c *compiler) forwarding(r *spec.Route, p *spec.Policies) (*forwarding, error) {
-	config, err := routeConfig(r, p)
+	config, err := c.routeConfig(r, p)
 	if err != nil {
 		return nil, err
 	}
@@ -68,11 +69,14 @@ func (c *compiler) forwarding(r *spec.Route, p *spec.Policies) (*forwarding, err
 }
 
 // routeConfig is what all services of a route have in common.
-func routeConfig(r *spec.Route, p *spec.Policies) (proxy.RouteConfig, error) {
+func (c *compiler) routeConfig(r *spec.Route, p *spec.Policies) (proxy.RouteConfig, error) {
 	config := proxy.RouteConfig{
 		Host: r.UpstreamHost, PreserveHost: r.PreserveHost,
 		Authenticated: p.Auth.Mode == spec.AuthRequired && p.Auth.When == "",
 		Optional:      p.Auth.Mode != spec.AuthNone,
+	}
+	if p.Auth.Mode == spec.AuthRequired || p.Auth.Mode == spec.AuthOptional {
+		config.Standing = auth.Standing(c.gateway.authenticator, c.authConfig(p.Auth))
 	}
 	var err error
 	if config.StripPrefix, err = decodedPath(r.StripPrefix); err != nil || r.Rewrite == nil {

@@ -35,6 +35,10 @@ type Info struct {
 	// the service allows.
 	Timeout time.Duration
 
+	// Stream is when an answer of the service began that is meant to last: an event
+	// stream, or what follows on an upgrade. It is zero for others.
+	Stream time.Time
+
 	// Authorization is what a policy presents to the service in the field of that
 	// name, in place of the caller's; empty for nothing.
 	Authorization seal.Secret

@@ -101,7 +101,7 @@ func (x *exchange) watchAnswer(res *http.Response) {
 // broken reports whether the service broke off its answer: not when the client
 // did, nor when the time of the whole exchange was over.
 func (x *exchange) broken() bool {
-	return x.answer.failed && x.client.Err() == nil && !errors.Is(x.cause(), errTimeout)
+	return x.answer.failed && x.client.Err() == nil && !errors.Is(x.cause(), errTimeout) && !errors.Is(x.cause(), errStanding)
 }
 
 // cause is why the exchange was cut; nil when it was not.

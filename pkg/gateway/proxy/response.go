@@ -5,6 +5,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // modifyResponse checks what the service has answered and removes what is not for
@@ -15,8 +16,12 @@ func (s *Service) modifyResponse(res *http.Response) error {
 		return err
 	}
 	x.record(res.StatusCode, "")
-	if x.timer != nil && isStream(res) {
-		x.timer.Stop()
+	if isStream(res) {
+		x.info.Stream = time.Now()
+		if x.timer != nil {
+			x.timer.Stop()
+		}
+		x.watchStanding(res.Request.Context(), x.in)
 	}
 	x.watchAnswer(res)
 	delete(res.Header, headerRequestID) // ours is in the response already
@@ -30,7 +35,8 @@ func (s *Service) modifyResponse(res *http.Response) error {
 // once, where the route has said them already.
 func (x *exchange) overrule(h http.Header) {
 	for _, f := range x.kept {
-		if f.name == "Deprecation" || f.name == "Sunset" {
+		switch f.name {
+		case "Deprecation", "Sunset", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
 			delete(h, f.name)
 		}
 	}

@@ -45,6 +45,10 @@ type RouteConfig struct {
 	// where there is one, as an open route where there is none.
 	Optional bool
 
+	// Standing checks the caller of a request again, without a side effect; nil when
+	// there is nothing to check. Streams end when it refuses.
+	Standing policy.Check
+
 	// Timeout bounds the exchange; 0 means no bound. It no longer counts once a
 	// stream has begun: an upgraded connection or server-sent events.
 	Timeout time.Duration
@@ -63,6 +67,7 @@ type Route struct {
 	mirrored      bool
 	authenticated bool
 	optional      bool
+	standing      policy.Check
 	timeout       time.Duration
 }
 
@@ -79,6 +84,7 @@ func (s *Service) Route(c RouteConfig) *Route {
 		mirrored:      c.Mirrored,
 		authenticated: c.Authenticated,
 		optional:      c.Optional,
+		standing:      c.Standing,
 		timeout:       c.Timeout,
 	}
 }
@@ -147,6 +153,8 @@ type exchange struct {
 	forward       forward.Exchange
 	timer         *time.Timer     // nil without a bound on the whole
 	bounded       context.Context // nil without any bound
+	cancel        context.CancelCauseFunc
+	in            *http.Request // as the route got it
 	kept          []keptField
 	keptSpace     [4]keptField
 
@@ -170,9 +178,9 @@ func (x *exchange) begin(r *http.Request) (context.Context, func()) {
 	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
 	cancel := context.CancelCauseFunc(nil)
 	limit, idle := cmp.Or(x.info.Timeout, x.route.timeout, x.route.service.timeout), x.route.service.idle
-	if limit > 0 || idle > 0 {
+	if limit > 0 || idle > 0 || x.route.standing != nil {
 		ctx, cancel = context.WithCancelCause(ctx)
-		x.bounded = ctx
+		x.bounded, x.cancel, x.in = ctx, cancel, r
 	}
 	if limit > 0 {
 		x.timer = time.AfterFunc(limit, func() { cancel(errTimeout) })

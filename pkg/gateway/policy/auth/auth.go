@@ -82,6 +82,20 @@ func New(a Authenticator, c Config) (policy.Step, error) {
 	}, nil
 }
 
+// Standing makes the check of whether the caller of a request that was admitted
+// would still be. Unlike the step it leaves no trace, so that it can run beside the
+// request.
+func Standing(a Authenticator, c Config) policy.Check {
+	d := &door{authenticator: a, Config: c}
+	return func(r *http.Request) error {
+		principal, err := a.Authenticate(r, c.Accept)
+		if err != nil || principal == nil {
+			return err
+		}
+		return d.authorise(principal)
+	}
+}
+
 // methodOf is the way in which a caller of the kind has authenticated.
 func methodOf(kind access.Kind) access.Methods {
 	switch kind {

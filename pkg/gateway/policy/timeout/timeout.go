@@ -30,7 +30,11 @@ func New(after time.Duration) (policy.Step, error) {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				begun := time.Now()
 				next.ServeHTTP(w, r)
-				if time.Since(begun) > after {
+				took := time.Since(begun)
+				if stream := reqctx.From(r.Context()).Stream; !stream.IsZero() {
+					took = stream.Sub(begun) // from there on the bound does not count
+				}
+				if took > after {
 					report(r, ErrLate)
 				}
 			})

@@ -1,0 +1,45 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/problem"
+)
+
+// standingInterval is how often the credential of a stream is looked at again. It
+// is in memory, so a look costs next to nothing.
+const standingInterval = time.Second
+
+// errStanding is the cause of a stream's end when its credential has ended, or does
+// not allow it any more.
+var errStanding = errors.New("the credential of the stream has been revoked or has expired")
+
+// watchStanding ends a stream soon after its credential: a request that lasts for
+// hours must not outlive a logout. What cannot be decided ends nothing: while the
+// database is away, streams go on.
+func (x *exchange) watchStanding(ctx context.Context, r *http.Request) {
+	if x.route.standing == nil || access.PrincipalFrom(r.Context()) == nil {
+		return
+	}
+	go func() { // ends with the exchange
+		ticker := time.NewTicker(standingInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if err := x.route.standing(r); err != nil {
+				if kind := problem.From(err).Kind; kind == problem.Unauthenticated || kind == problem.Forbidden {
+					x.cancel(errStanding)
+					return
+				}
+			}
+		}
+	}()
+}
