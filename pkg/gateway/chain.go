@@ -49,7 +49,7 @@ func (c *compiler) steps(route string, p *spec.Policies) ([]policy.Rule, error) 
 			return nil, fmt.Errorf("%s: when: %w", named.Name, err)
 		}
 		rules = append(rules, rule)
-		if named.Name == "max_body" && (rule.Mode == policy.Shadow || rule.When != nil) && c.gateway.bodyLimit > 0 {
+		if named.Name == bodylimit.Name && (rule.Mode == policy.Shadow || rule.When != nil) && c.gateway.bodyLimit > 0 {
 			if rule, err = instead(rule, c.gateway.bodyLimit); err != nil {
 				return nil, fmt.Errorf("max_body: %w", err)
 			}
@@ -91,7 +91,7 @@ func (c *compiler) step(route, name string, p *spec.Policies) (policy.Step, erro
 		return allowmethods.New(p.AllowMethods.Methods)
 	case "media_types":
 		return mediatypes.New(p.MediaTypes.Types)
-	case "max_body":
+	case bodylimit.Name:
 		return bodylimit.New(int64(p.MaxBody.Limit))
 	case auth.Name:
 		return auth.New(c.gateway.authenticator, c.authConfig(p.Auth))
@@ -113,7 +113,7 @@ func (c *compiler) step(route, name string, p *spec.Policies) (policy.Step, erro
 		return fault.New(fault.Config{Percent: p.Fault.Percent, Delay: time.Duration(p.Fault.Delay), Abort: p.Fault.Abort})
 	case "compress":
 		return compress.New(compress.Config{Types: p.Compress.Types, MinSize: int64(p.Compress.MinSize)}, c.gateway.writers)
-	case "timeout":
+	case timeout.Name:
 		return timeout.New(time.Duration(p.Timeout.After))
 	}
 	return policy.Step{}, fmt.Errorf("there is no such policy")

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/timeout"
 	"github.com/keywarden/keywarden/pkg/problem"
 )
 
@@ -65,12 +66,24 @@ func (s *Service) handleError(w http.ResponseWriter, out *http.Request, err erro
 	if p.Code == ErrUpstreamInvalid.Code {
 		x.info.Err = withoutQuotation(err)
 	}
-	x.info.Code = p.Code
+	x.info.Code, x.info.Policy = p.Code, x.refusedBy(out.Context(), p)
 	x.record(0, p.Code)
 	if x.info.Decide != nil {
 		p = p.WithDecision(x.info.Decide(out, p))
 	}
 	p.Write(w, x.info.ID)
+}
+
+// refusedBy names the policy whose bound the exchange has broken; empty for none.
+func (x *exchange) refusedBy(ctx context.Context, p *problem.Error) string {
+	switch {
+	case p.Code == bodylimit.ErrTooLarge.Code:
+		return bodylimit.Name
+	case x.info.Timeout > 0 && errors.Is(context.Cause(ctx), errTimeout):
+		return timeout.Name
+	default:
+		return ""
+	}
 }
 
 // withoutQuotation cuts from an error of net/http what it quotes of the service's
@@ -117,9 +130,9 @@ func (x *exchange) classify(ctx context.Context, err error) *problem.Error {
 
 // classifyUpstream is for errors of the connection to the service.
 func classifyUpstream(err error) *problem.Error {
-	var timeout interface{ Timeout() bool }
+	var late interface{ Timeout() bool }
 	switch {
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.As(err, &late) && late.Timeout():
 		return ErrTimeout
 	case isDialError(err) || isTLSError(err):
 		return ErrUnreachable

@@ -11,6 +11,9 @@ import (
 	"github.com/keywarden/keywarden/pkg/problem"
 )
 
+// Name is the name of the policy in the document.
+const Name = "max_body"
+
 // ErrTooLarge is the refusal. The proxy gives the same when a body without an
 // announced size turns out to be too large on its way.
 var ErrTooLarge = problem.ErrBodyTooLarge.WithDetail("The body of the request is larger than this route accepts.")

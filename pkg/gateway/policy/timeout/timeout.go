@@ -10,6 +10,9 @@ import (
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
+// Name is the name of the policy in the document.
+const Name = "timeout"
+
 // ErrLate is what a policy in shadow mode reports.
 var ErrLate = errors.New("the exchange took longer than the policy would allow")
 
