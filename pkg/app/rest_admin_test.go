@@ -489,7 +489,7 @@ func TestRevisionsAreListedShownAndRolledBackTo(t *testing.T) {
 	}
 	p.says(t, "one")
 
-	// A number has one spelling.
+	// ADM-06: a number has one spelling.
 	for _, n := range []string{"0", "5", "01", "+1", "-1", "-0", "1e0", "0x1", "1.0", "%31%20", "9223372036854775808", "x"} {
 		wantProblem(t, p.Call(t, "GET", configPath+"/revisions/"+n, nil, p.viewer.Auth()...), http.StatusNotFound, "config.unknown_revision")
 		wantProblem(t, p.Call(t, "POST", configPath+"/revisions/"+n+"/rollback", nil, p.on(a.Header.Get("ETag"))...), http.StatusNotFound, "config.unknown_revision")

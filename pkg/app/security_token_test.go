@@ -134,7 +134,7 @@ func (tt tokenTest) refused(t *testing.T, name, token string) {
 	}
 }
 
-// JWT-01, 02, 03, 05, 08, 13: a token whose header is not exactly one of ours is
+// JWT-01, JWT-02, JWT-03, JWT-05, JWT-08, JWT-13: a token whose header is not exactly one of ours is
 // refused, although our key has signed it. It cannot choose an algorithm, a key,
 // a file, a query or another kind of token.
 func TestTokensWithAnotherHeaderAreRefused(t *testing.T) {

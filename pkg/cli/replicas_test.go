@@ -137,6 +137,7 @@ func percentile(sorted []time.Duration, p int) time.Duration {
 	return sorted[(len(sorted)*p+99)/100-1]
 }
 
+// KEY-10: what is revoked on one replica is refused by every other, very soon.
 func TestRevocationHoldsOnEveryReplicaWithinASecond(t *testing.T) {
 	r := twoReplicas(t)
 	for name, way := range r.ways(t) {

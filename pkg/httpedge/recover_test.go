@@ -41,6 +41,7 @@ func get(t *testing.T, srv *httptest.Server, path string) *http.Response {
 	return res
 }
 
+// SBX-15: a handler that panics ends neither the process nor tells of its stack.
 func TestPanicIsAnsweredWithAProblem(t *testing.T) {
 	for name, v := range map[string]any{
 		"text":    "boom",

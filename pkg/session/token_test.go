@@ -60,7 +60,8 @@ func TestTokenNeverOutlivesItsSession(t *testing.T) {
 	}
 }
 
-// damaged is every wrong token, by what is wrong with it.
+// damaged is every wrong token, by what is wrong with it (JWT-16, JWT-18 among
+// others).
 func damaged(f forger) map[string]string {
 	good := f.token(f.header(), f.claims())
 	head, rest, _ := strings.Cut(good, ".")

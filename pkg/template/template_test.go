@@ -157,7 +157,18 @@ func TestOutputIsBounded(t *testing.T) {
 	}
 }
 
-// TestNothingBreaksOutOfALine holds whatever the request is.
+// SBX-01: what a request brings is a value and never a template.
+func TestValuesAreNoTemplates(t *testing.T) {
+	for _, value := range []string{`{{ principal.user_id }}`, `{{env "HOME"}}`, "{file./etc/passwd}", "${jndi:ldap://127.0.0.1/a}", "{{.Config}}", `"}}`} {
+		r := request(caller())
+		r.Header.Set("X-A", value)
+		if got := parse(t, `{{ request.header "X-A" }}`).Render(r); got != value {
+			t.Errorf("%s became %q", value, got)
+		}
+	}
+}
+
+// TestNothingBreaksOutOfALine holds whatever the request is (SBX-03).
 func TestNothingBreaksOutOfALine(t *testing.T) {
 	tpl := parse(t, `x{{ request.header "X-A" }}{{ request.query "a" }}{{ request.path }}{{ request.host }}{{ request.id }}`+
 		`{{ request.method }}{{ route }}{{ principal.key_name }}{{ principal.scopes }}{{ principal.user_id }}`)
