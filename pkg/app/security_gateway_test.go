@@ -493,7 +493,7 @@ func TestThereIsNoAccountToBeginWith(t *testing.T) {
 	group.SetLimit(3) // more at once are told that passwords keep the platform busy
 	for range 20 {
 		group.Go(func() error {
-			account := object{"email": apptest.NewEmail(), "password": apptest.Password, "name": "First"}
+			account := object{"email": apptest.NewEmail(), "password": apptest.Password}
 			if a, err := p.Try("POST", "/auth/register", account); err != nil || a.Status != http.StatusCreated {
 				return fmt.Errorf("registering: status %d, %v: %s", a.Status, err, a.Body)
 			}

@@ -206,9 +206,10 @@ func TestDocumentIsAppliedComparedAndRolledBack(t *testing.T) {
 }
 
 func TestExplainIsTheSameWithAndWithoutAServer(t *testing.T) {
-	_, operator, viewer := administered(t)
+	p, operator, viewer := administered(t)
 	file := writeFile(t, filepath.Join(t.TempDir(), "gateway.yaml"), exampleDocument)
 	operator.run(t, "config", "apply", file).want(0)
+	apptest.Eventually(t, "the document is served", func() bool { return p.Call(t, "GET", "/hello", nil).Status == http.StatusOK })
 	for _, c := range []struct {
 		args []string
 		code int

@@ -78,6 +78,7 @@ type client struct {
 	stopping *atomic.Bool
 	think    time.Duration // longest pause between requests
 	tls      *tls.Config   // nil: without TLS
+	between  *sync.RWMutex // nil: nobody pauses the requests; else locked by who does
 
 	conn  net.Conn
 	in    *bufio.Reader
@@ -99,7 +100,14 @@ func (c *client) work(requests []string) {
 			}
 		}
 		request := requests[i%len(requests)]
-		if err := c.exchange(request); err != nil {
+		if c.between != nil {
+			c.between.RLock()
+		}
+		err := c.exchange(request)
+		if c.between != nil {
+			c.between.RUnlock()
+		}
+		if err != nil {
 			line, _, _ := strings.Cut(request, " HTTP")
 			c.fails = append(c.fails, fmt.Sprintf("%s: %v", line, err))
 			c.hangUp()
