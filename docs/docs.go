@@ -4674,6 +4674,13 @@ const docTemplate = `{
                 "type": {
                     "type": "string",
                     "example": "urn:keywarden:problem:apikey.not_found"
+                },
+                "violated-policies": {
+                    "description": "ViolatedPolicies are the names of the limits that are used up, as in the field\nRateLimit-Policy.",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
                 }
             }
         },

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/gateway/chain"
 	"github.com/keywarden/keywarden/pkg/gateway/match"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
@@ -19,7 +20,7 @@ type snapshot struct {
 	index    *match.Index[*route]
 	byName   map[string]*route
 	backends map[string]*backend
-	counters map[limitIdentity]*counter
+	kept     *chain.Kept      // by the policies
 	unusable map[string]error // routes of which a part could not be made
 	digest   spec.Digest
 	applied  time.Time
@@ -44,24 +45,24 @@ func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}}
 func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 	next := &snapshot{
 		byName:   make(map[string]*route, len(doc.Routes)),
-		counters: map[limitIdentity]*counter{},
 		unusable: map[string]error{},
 		backends: make(map[string]*backend, len(doc.Services)),
 		routes:   len(doc.Routes),
 		services: len(doc.Services),
 	}
-	before := g.live.Load().backends
+	before := g.live.Load()
 	services := make(map[string]*proxy.Service, len(doc.Services))
 	for i := range doc.Services {
 		s := &doc.Services[i]
-		b, err := g.backend(s, before[s.Name])
+		b, err := g.backend(s, before.backends[s.Name])
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}
 		next.backends[s.Name] = b
 		services[s.Name] = b.proxy
 	}
-	c := &compiler{gateway: g, doc: &doc, services: services, conditions: map[string]policy.Condition{}, counters: next.counters, unusable: next.unusable}
+	c := &compiler{gateway: g, doc: &doc, services: services, chains: g.chains.Document(before.kept), unusable: next.unusable}
+	next.kept = c.chains.Kept()
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
 		rule, err := c.rule(&doc.Routes[i])
@@ -81,12 +82,11 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 
 // compiler compiles the routes of a document.
 type compiler struct {
-	gateway    *Gateway
-	doc        *spec.Document
-	services   map[string]*proxy.Service
-	conditions map[string]policy.Condition // by their text
-	counters   map[limitIdentity]*counter  // those of the snapshot
-	unusable   map[string]error            // likewise
+	gateway  *Gateway
+	doc      *spec.Document
+	services map[string]*proxy.Service
+	chains   *chain.Document
+	unusable map[string]error // that of the snapshot
 }
 
 // rule compiles one route.
@@ -97,7 +97,7 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 		return none, err
 	}
 	policies := c.doc.Effective(r)
-	steps, err := c.steps(r.Name, &policies)
+	steps, err := c.chains.Rules(r.Name, &policies)
 	if err != nil {
 		return c.withoutPart(r, path, err)
 	}

@@ -24,12 +24,12 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/keywarden/keywarden/pkg/decision"
+	"github.com/keywarden/keywarden/pkg/gateway/chain"
 	"github.com/keywarden/keywarden/pkg/gateway/discovery"
 	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
-	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
@@ -50,6 +50,9 @@ var (
 type Options struct {
 	Authenticator auth.Authenticator
 	Logger        *slog.Logger
+
+	// Counters makes the counters of rate limits; absent, each replica counts alone.
+	Counters chain.Counters
 
 	// BodyLimit bounds request bodies on routes that set no limit of their own, in
 	// bytes; 0 means no bound.
@@ -78,19 +81,17 @@ type Options struct {
 
 // Gateway serves the current snapshot. Before the first document it answers 404.
 type Gateway struct {
-	authenticator auth.Authenticator
-	logger        *slog.Logger
-	bodyLimit     int64
-	zone          string
-	files         files.Allowed
-	proxy         *proxy.Proxy
-	copies        *mirror.Copies
-	copied        metric.Int64Counter
-	writers       *compress.Writers
-	lookups       *lookups
-	observer      *observer
-	decisions     *decision.Sealer                               // nil: refusals have no id
-	decideOn      func(r *http.Request, p *problem.Error) string // decide, made once
+	chains    *chain.Builder
+	logger    *slog.Logger
+	zone      string
+	files     files.Allowed
+	proxy     *proxy.Proxy
+	copies    *mirror.Copies
+	copied    metric.Int64Counter
+	lookups   *lookups
+	observer  *observer
+	decisions *decision.Sealer                               // nil: refusals have no id
+	decideOn  func(r *http.Request, p *problem.Error) string // decide, made once
 
 	live atomic.Pointer[snapshot]
 
@@ -111,9 +112,6 @@ func New(o Options) (*Gateway, error) {
 	if o.Authenticator == nil || o.Logger == nil {
 		return nil, errors.New("gateway: authenticator and logger are required")
 	}
-	if o.BodyLimit < 0 {
-		return nil, errors.New("gateway: the body limit must not be negative")
-	}
 	if o.Meter == nil {
 		o.Meter = metricnoop.Meter{}
 	}
@@ -133,9 +131,12 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{observer: observer, authenticator: o.Authenticator, logger: o.Logger, bodyLimit: o.BodyLimit, zone: o.Zone, proxy: p}
+	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters})
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g := &Gateway{observer: observer, chains: chains, logger: o.Logger, zone: o.Zone, proxy: p}
 	g.decisions, g.decideOn, g.files = o.Decisions, g.decide, o.Files
-	g.writers = compress.NewWriters(compress.MaxWriters)
 	g.copies = mirror.NewCopies(mirror.MaxCopies, o.Logger)
 	if g.copied, err = newCopied(o.Meter); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)

@@ -184,6 +184,10 @@ func modals(t *testing.T) []modal {
 		{name: "log_fields", fields: "fields: {agent: 'x{{ request.method }}'}", changed: func(w *watched, _ *http.Response) bool {
 			return len(w.info().Fields) == 1 && w.info().Fields[0].Value == "xGET"
 		}},
+		{
+			name: "concurrency", refusal: "500 gateway.concurrency_subject",
+			fields: `limits: [{name: l, by: expression, expression: 'string(int(request.headers["x-none"]))', limit: 1}]`,
+		},
 		{name: "rate_limit", fields: "limits: [{name: l, by: route, rate: 1/1h, cost_header: X-Cost}]", header: http.Header{"X-Cost": {"2"}}, refusal: "429 gateway.rate_limit_cost"},
 		{name: "fault", fields: "percent: 100, abort: 418", refusal: "418 gateway.fault_injected"},
 		{name: "request_headers", fields: "set: {X-Set: gateway}", changed: request("X-Set", "gateway")},

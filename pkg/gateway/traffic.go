@@ -11,7 +11,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
-	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/traffic"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -76,7 +75,7 @@ func (c *compiler) routeConfig(r *spec.Route, p *spec.Policies) (proxy.RouteConf
 		Optional:      p.Auth.Mode != spec.AuthNone,
 	}
 	if p.Auth.Mode == spec.AuthRequired || p.Auth.Mode == spec.AuthOptional {
-		config.Standing = auth.Standing(c.gateway.authenticator, c.authConfig(p.Auth))
+		config.Standing = c.gateway.chains.Standing(p.Auth)
 	}
 	var err error
 	if config.StripPrefix, err = decodedPath(r.StripPrefix); err != nil || r.Rewrite == nil {

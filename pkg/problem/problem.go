@@ -98,6 +98,7 @@ type Error struct {
 	Challenge  string        // sent as WWW-Authenticate when not empty; see [Error.Write] for 401
 	Allow      string        // sent as Allow when not empty
 	Accept     string        // sent as Accept when not empty: what a 415 would have taken (RFC 9110 section 15.5.16)
+	Violated   []string      // names of the limits that are used up
 	DecisionID string        // what the caller can ask for an explanation with, if there is one
 
 	status int // in place of that of the kind; 0: none
@@ -180,6 +181,13 @@ func (e *Error) WithAllow(methods string) *Error {
 func (e *Error) WithAccept(types string) *Error {
 	c := *e
 	c.Accept = types
+	return &c
+}
+
+// WithViolated names the limits that are used up.
+func (e *Error) WithViolated(names ...string) *Error {
+	c := *e
+	c.Violated = names
 	return &c
 }
 

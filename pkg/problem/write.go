@@ -25,6 +25,10 @@ type Document struct {
 	RequestID string  `json:"request_id,omitempty" example:"01890a5d-ac96-774b-bcce-b302099a8057"`
 	Errors    []Field `json:"errors,omitempty"`
 
+	// ViolatedPolicies are the names of the limits that are used up, as in the field
+	// RateLimit-Policy.
+	ViolatedPolicies []string `json:"violated-policies,omitempty"`
+
 	// DecisionID is there when the gateway refused the request: GET /decisions/{id}
 	// tells its caller why.
 	DecisionID string `json:"decision_id,omitempty"`
@@ -42,7 +46,8 @@ func (e *Error) Document(requestID string) Document {
 		RequestID: requestID,
 		Errors:    slices.Clone(e.Fields),
 
-		DecisionID: e.DecisionID,
+		ViolatedPolicies: e.Violated,
+		DecisionID:       e.DecisionID,
 	}
 }
 

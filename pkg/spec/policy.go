@@ -50,6 +50,7 @@ type Policies struct {
 	MaxBody         *MaxBody         `json:"max_body,omitempty"`
 	Auth            *Auth            `json:"auth,omitempty"`
 	LogFields       *LogFields       `json:"log_fields,omitempty"`
+	Concurrency     *Concurrency     `json:"concurrency,omitempty"`
 	RateLimit       *RateLimits      `json:"rate_limit,omitempty"`
 	Fault           *Fault           `json:"fault,omitempty"`
 	RequestHeaders  *RequestHeaders  `json:"request_headers,omitempty"`

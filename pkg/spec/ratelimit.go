@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keywarden/keywarden/pkg/expression"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
 )
 
@@ -21,11 +20,7 @@ type RateLimit struct {
 	// Name tells the limit from others in the fields of the answer.
 	Name string `json:"name"`
 
-	// By says whom a request counts for: address, user, key, route, service, header or
-	// expression. One that has no user, key, header or text counts for nobody.
-	By         string `json:"by" enum:"address,user,key,route,service,header,expression"`
-	Header     string `json:"header,omitempty"`     // for by header
-	Expression string `json:"expression,omitempty"` // for by expression: CEL with a text as its result
+	Subject
 
 	Rate Rate `json:"rate"`
 
@@ -35,23 +30,11 @@ type RateLimit struct {
 
 	Algorithm string `json:"algorithm" enum:"gcra,sliding_window"`
 
-	// Cost is how many units a request takes; or CostHeader names the field of the
-	// request that says so, or CostExpression is CEL with a whole number as its result.
-	Cost           int    `json:"cost,omitempty"`
-	CostHeader     string `json:"cost_header,omitempty"`
-	CostExpression string `json:"cost_expression,omitempty"`
+	Cost
 }
 
-// What a limit can go by, and how it counts.
+// How a limit counts.
 const (
-	ByAddress    = "address"
-	ByUser       = "user"
-	ByKey        = "key"
-	ByRoute      = "route"
-	ByService    = "service"
-	ByHeader     = "header"
-	ByExpression = "expression"
-
 	AlgorithmGCRA          = "gcra"
 	AlgorithmSlidingWindow = "sliding_window"
 )
@@ -100,24 +83,11 @@ func (*RateLimits) Short() string { return "limits" }
 // SetDefaults fills in what a document need not say.
 func (l *RateLimit) SetDefaults() { l.Algorithm = AlgorithmGCRA }
 
-// maxLimits bounds the limits of a route.
-const maxLimits = 8
-
 func (l *RateLimits) validate(path string, v *validator) {
-	path += ".limits"
-	if len(l.Limits) == 0 {
-		v.fail(path, "must name at least one limit")
-	}
-	if len(l.Limits) > maxLimits {
-		v.fail(path, "must not name more than %d limits", maxLimits)
-		return
-	}
-	names := make(firsts, len(l.Limits))
-	for i := range l.Limits {
-		l.Limits[i].validate(index(path, i), v)
-		names.unique(v, index(path, i)+".name", l.Limits[i].Name)
-	}
+	limits(path+".limits", l.Limits, v)
 }
+
+func (l *RateLimit) name() string { return l.Name }
 
 // Arithmetic is the limit as it is counted.
 func (l *RateLimit) Arithmetic() ratelimit.Limit {
@@ -135,9 +105,7 @@ func (l *RateLimit) Arithmetic() ratelimit.Limit {
 
 func (l *RateLimit) validate(path string, v *validator) {
 	v.name(path, l.Name)
-	if v.oneOf(path+".by", l.By, ByAddress, ByUser, ByKey, ByRoute, ByService, ByHeader, ByExpression) {
-		l.validateBy(path, v)
-	}
+	l.Subject.validate(path, v)
 	v.oneOf(path+".algorithm", l.Algorithm, AlgorithmGCRA, AlgorithmSlidingWindow)
 	switch {
 	case l.Rate == Rate{}:
@@ -151,46 +119,5 @@ func (l *RateLimit) validate(path string, v *validator) {
 			v.fail(path+".rate", "%s", err.Error())
 		}
 	}
-	costs := 0
-	for _, given := range []bool{l.Cost != 0, l.CostHeader != "", l.CostExpression != ""} {
-		if given {
-			costs++
-		}
-	}
-	switch {
-	case costs > 1:
-		v.fail(path, "must have one of cost, cost_header and cost_expression")
-	case l.Cost < 0:
-		v.fail(path+".cost", "must be above 0")
-	case l.CostHeader != "" && !isToken(l.CostHeader):
-		v.fail(path+".cost_header", "must be the name of a header field")
-	case l.CostExpression != "":
-		v.compiles(path+".cost_expression", l.CostExpression, expression.Int)
-	}
-}
-
-func (l *RateLimit) validateBy(path string, v *validator) {
-	switch {
-	case l.By == ByHeader && l.Header == "":
-		v.required(path + ".header")
-	case l.By != ByHeader && l.Header != "":
-		v.fail(path+".header", "belongs to by: header")
-	case l.By == ByHeader && !isToken(l.Header):
-		v.fail(path+".header", "must be the name of a header field")
-	}
-	switch {
-	case l.By == ByExpression && l.Expression == "":
-		v.required(path + ".expression")
-	case l.By != ByExpression && l.Expression != "":
-		v.fail(path+".expression", "belongs to by: expression")
-	case l.By == ByExpression:
-		v.compiles(path+".expression", l.Expression, expression.String)
-	}
-}
-
-// compiles checks an expression with another result than a condition's.
-func (v *validator) compiles(path, text string, want expression.Type) {
-	if _, err := expression.Compile(text, want); err != nil {
-		v.fail(path, "is not an expression for a %s: %s", want, err.Error())
-	}
+	l.Cost.validate(path, v)
 }

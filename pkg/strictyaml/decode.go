@@ -80,7 +80,7 @@ func (d *Decoded) value(path string, n *yaml.Node, v reflect.Value) {
 		d.slice(path, n, v)
 	case reflect.String:
 		d.string(path, n, v)
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		d.int(path, n, v)
 	case reflect.Float64:
 		d.float(path, n, v)
@@ -164,12 +164,12 @@ func (d *Decoded) string(path string, n *yaml.Node, v reflect.Value) {
 }
 
 func (d *Decoded) int(path string, n *yaml.Node, v reflect.Value) {
-	number, err := strconv.Atoi(n.Value)
+	number, err := strconv.ParseInt(n.Value, 10, 64)
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || err != nil {
 		d.fail(path, n, "must be a whole number")
 		return
 	}
-	v.SetInt(int64(number))
+	v.SetInt(number)
 }
 
 func (d *Decoded) float(path string, n *yaml.Node, v reflect.Value) {

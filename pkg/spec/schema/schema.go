@@ -97,7 +97,7 @@ func (w *writer) value(t reflect.Type) (map[string]any, error) {
 		return map[string]any{"type": "object", "additionalProperties": values}, err
 	case reflect.String:
 		return map[string]any{"type": "string"}, nil
-	case reflect.Int:
+	case reflect.Int, reflect.Int64:
 		return map[string]any{"type": "integer"}, nil
 	case reflect.Float64:
 		return map[string]any{"type": "number"}, nil

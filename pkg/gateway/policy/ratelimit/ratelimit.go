@@ -8,11 +8,11 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/limitfields"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
 )
@@ -66,7 +66,8 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 	s := &step{limits: limits, now: now}
 	items := make([]string, len(limits))
 	for i, l := range limits {
-		items[i] = policyItem(l)
+		of := l.Counter.Limit()
+		items[i] = limitfields.Policy(l.Name, limitfields.Requests, of.Quota, of.Window)
 	}
 	s.policy = strings.Join(items, ", ")
 	return policy.Step{
@@ -90,13 +91,6 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 			})
 		},
 	}, nil
-}
-
-// policyItem is a limit in RateLimit-Policy: its units at once and, in whole
-// seconds, its window.
-func policyItem(l Limit) string {
-	limit := l.Counter.Limit()
-	return strconv.Quote(l.Name) + ";q=" + strconv.FormatInt(limit.Quota, 10) + ";w=" + seconds(limit.Window)
 }
 
 // outcome is what became of a request.
@@ -149,7 +143,7 @@ func (s *step) take(r *http.Request) outcome {
 			return outcome{tightest: -1, refusal: err}
 		}
 		o.tightest, o.decision = i, d
-		o.refusal = refusal(d)
+		o.refusal = refusal(s.limits[i].Name, d)
 		return o
 	}
 	return o
@@ -170,30 +164,22 @@ func (l *Limit) of(r *http.Request) (subject string, cost int64, err error) {
 	return subject, cost, err
 }
 
-func refusal(d ratelimit.Decision) error {
+func refusal(name string, d ratelimit.Decision) error {
 	if d.RetryAfter <= 0 {
-		return ErrTooCostly
+		return ErrTooCostly.WithViolated(name)
 	}
-	return ErrLimited.WithRetryAfter(d.RetryAfter)
+	return ErrLimited.WithRetryAfter(d.RetryAfter).WithViolated(name)
 }
 
 // tell writes what is left, of the limit that is nearest to its end.
 func (s *step) tell(h http.Header, o outcome) {
-	h["Ratelimit-Policy"] = []string{s.policy}
 	if o.alone {
 		h["X-Ratelimit-Scope"] = []string{"replica"}
 	}
-	if o.tightest < 0 {
-		return
+	var left limitfields.Left
+	if o.tightest >= 0 {
+		d := &o.decision
+		left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter}
 	}
-	d := &o.decision
-	reset := seconds(d.ResetAfter)
-	remaining := strconv.FormatInt(d.Remaining, 10)
-	h["Ratelimit"] = []string{strconv.Quote(s.limits[o.tightest].Name) + ";r=" + remaining + ";t=" + reset}
-	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(d.Limit, 10)}
-	h["X-Ratelimit-Remaining"] = []string{remaining}
-	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(s.now().Add(d.ResetAfter).Unix(), 10)}
+	limitfields.Add(h, s.policy, left, o.refusal != nil, s.now())
 }
-
-// seconds is a span in whole seconds, rounded up.
-func seconds(d time.Duration) string { return problem.RetryAfterSeconds(d) }

@@ -1,71 +1,19 @@
-package gateway
+package chain
 
 import (
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/expression"
-	"github.com/keywarden/keywarden/pkg/gateway/policy"
-	policylimit "github.com/keywarden/keywarden/pkg/gateway/policy/ratelimit"
 	"github.com/keywarden/keywarden/pkg/problem"
-	"github.com/keywarden/keywarden/pkg/ratelimit"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
 
-// limitSubjects is how many subjects one limit remembers: about 60 MB when all are
-// there, and nothing before.
-const limitSubjects = 1_000_000
-
-// counter keeps a limit in the memory of this replica.
-type counter struct{ *ratelimit.Limiter }
-
-// Take implements the policy's Counter.
-func (c counter) Take(_ context.Context, subject string, cost int64) (ratelimit.Decision, bool) {
-	return c.Limiter.Take(subject, time.Now(), cost), false
-}
-
-// limitIdentity is what a counter lives on by, from one document to the next: the
-// route, the limit's name, and how it counts.
-type limitIdentity struct {
-	route, name string
-	limit       ratelimit.Limit
-}
-
-// rateLimit makes the step of the limits of a route.
-func (c *compiler) rateLimit(route string, l *spec.RateLimits) (policy.Step, error) {
-	limits := make([]policylimit.Limit, len(l.Limits))
-	for i := range l.Limits {
-		of := &l.Limits[i]
-		id := limitIdentity{route, of.Name, of.Arithmetic()}
-		kept := c.gateway.live.Load().counters[id]
-		if kept == nil {
-			made, err := ratelimit.NewLimiter(id.limit, limitSubjects)
-			if err != nil {
-				return policy.Step{}, err
-			}
-			kept = &counter{made}
-		}
-		c.counters[id] = kept
-		subject, err := subjectOf(of, route)
-		if err != nil {
-			return policy.Step{}, err
-		}
-		cost, err := costOf(of)
-		if err != nil {
-			return policy.Step{}, err
-		}
-		limits[i] = policylimit.Limit{Name: of.Name, Counter: kept, Subject: subject, Cost: cost}
-	}
-	return policylimit.New(limits, time.Now)
-}
-
 // subjectOf is whom a request counts for.
-func subjectOf(l *spec.RateLimit, route string) (func(*http.Request) (string, error), error) {
+func subjectOf(l *spec.Subject, route string) (func(*http.Request) (string, error), error) {
 	switch l.By {
 	case spec.ByAddress:
 		return func(r *http.Request) (string, error) { return network(reqctx.From(r.Context())), nil }, nil
@@ -112,7 +60,7 @@ func network(info *reqctx.Info) string {
 
 // costOf is how much a request takes; nil for 1. A field that says nothing costs 1,
 // and one that holds no whole number is refused, not a discount.
-func costOf(l *spec.RateLimit) (func(*http.Request) (int64, error), error) {
+func costOf(l *spec.Cost) (func(*http.Request) (int64, error), error) {
 	switch {
 	case l.CostHeader != "":
 		name := http.CanonicalHeaderKey(l.CostHeader)
