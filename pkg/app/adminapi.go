@@ -26,6 +26,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 // adminAPI is /admin/v1.
@@ -167,9 +169,9 @@ func (e explainer) Explain(ctx context.Context, in adminapi.ExplainRequest) (adm
 		Refusal: showRefusal(x.Refusal), Policies: make([]adminapi.ExplainVerdict, 0, len(x.Policies)),
 	}
 	for _, v := range x.Policies {
-		mode := spec.Enforce
+		mode := policies.Enforce
 		if v.Shadow {
-			mode = spec.Shadow
+			mode = policies.Shadow
 		}
 		out.Policies = append(out.Policies, adminapi.ExplainVerdict{
 			Policy: v.Policy, Mode: string(mode), When: v.When, Verdict: verdictWord(v.Verdict), Refusal: showRefusal(v.Refusal),
@@ -324,7 +326,7 @@ func Offline(doc spec.Document) (adminapi.Explainer, func(), error) {
 
 // stubs are services with these names that no health check and no discovery
 // belongs to.
-func stubs(services []spec.Service) ([]spec.Service, error) {
+func stubs(services []services.Service) ([]services.Service, error) {
 	list := make([]map[string]string, len(services))
 	for i, s := range services {
 		list[i] = map[string]string{"name": s.Name, "url": "http://service.invalid"}

@@ -18,7 +18,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 // What a request gets that could not be given to any target.
@@ -36,7 +36,7 @@ var (
 // to snapshot; when they change it, the parts that they leave alone live on.
 type backend struct {
 	name     string
-	spec     *spec.Service
+	spec     *services.Service
 	config   string // the service in the document, as JSON
 	parts    parts
 	proxy    *proxy.Service
@@ -44,10 +44,10 @@ type backend struct {
 	bulkhead *resilience.Bulkhead
 	budget   *resilience.Budget
 	watcher  *health.Watcher // nil without passive checks
-	active   *spec.ActiveHealth
+	active   *services.ActiveHealth
 
 	// What follows changes while the backend serves; Gateway.applying guards it.
-	addresses []spec.Address
+	addresses []services.Address
 	known     bool // addresses are; they are not before a source has answered
 	set       *targetSet
 	err       error               // why set is not what the document asks for; nil when it is
@@ -69,7 +69,7 @@ func encoded(v any) string {
 
 // backend compiles a service. before is what runs under its name, or nil. A file
 // that cannot be used is not an error: the service is left out until it can be.
-func (g *Gateway) backend(s *spec.Service, before *backend) (*backend, error) {
+func (g *Gateway) backend(s *services.Service, before *backend) (*backend, error) {
 	config := encoded(s)
 	if before != nil && before.config == config {
 		return before, nil
@@ -113,7 +113,7 @@ func (b *backend) takeOver(before *backend) {
 	}
 }
 
-func tlsOf(s *spec.Service) upstream.TLS {
+func tlsOf(s *services.Service) upstream.TLS {
 	var t upstream.TLS
 	if s.TLS != nil {
 		t = upstream.TLS{CAFile: s.TLS.CAFile, CertFile: s.TLS.CertFile, KeyFile: s.TLS.KeyFile, ServerName: s.TLS.ServerName}
@@ -124,12 +124,12 @@ func tlsOf(s *spec.Service) upstream.TLS {
 	return t
 }
 
-func identity(s *spec.Service, target *url.URL, files upstream.TLS) upstream.Identity {
+func identity(s *services.Service, target *url.URL, files upstream.TLS) upstream.Identity {
 	protocol := upstream.Auto
 	switch s.Protocol {
-	case spec.ProtocolHTTP1:
+	case services.ProtocolHTTP1:
 		protocol = upstream.HTTP1
-	case spec.ProtocolH2C:
+	case services.ProtocolH2C:
 		protocol = upstream.H2C
 	}
 	return upstream.Identity{
@@ -140,7 +140,7 @@ func identity(s *spec.Service, target *url.URL, files upstream.TLS) upstream.Ide
 }
 
 // protect makes what stands in the way of trouble, or takes over what there was.
-func (b *backend) protect(s *spec.Service, before *backend) {
+func (b *backend) protect(s *services.Service, before *backend) {
 	if c := s.Breaker; c != nil {
 		b.breaker = before.breaker
 		if b.breaker == nil || before.parts.breaker != b.parts.breaker {
@@ -167,7 +167,7 @@ func (b *backend) protect(s *spec.Service, before *backend) {
 	b.active = activeOf(s)
 }
 
-func activeOf(s *spec.Service) *spec.ActiveHealth {
+func activeOf(s *services.Service) *services.ActiveHealth {
 	if s.Health == nil {
 		return nil
 	}
@@ -187,8 +187,8 @@ func (b *backend) retry() forward.Retry {
 		Attempts: c.Attempts, Backoff: time.Duration(c.Backoff), MaxBackoff: time.Duration(c.MaxBackoff), Budget: b.budget,
 	}
 	reasons := map[string]forward.Reason{
-		spec.RetryConnect: forward.OnConnect, spec.RetryReset: forward.OnReset, spec.RetryTimeout: forward.OnTimeout,
-		spec.Retry502: forward.On502, spec.Retry503: forward.On503, spec.Retry504: forward.On504,
+		services.RetryConnect: forward.OnConnect, services.RetryReset: forward.OnReset, services.RetryTimeout: forward.OnTimeout,
+		services.Retry502: forward.On502, services.Retry503: forward.On503, services.Retry504: forward.On504,
 	}
 	for _, reason := range c.On {
 		r.On |= reasons[reason]
@@ -198,12 +198,12 @@ func (b *backend) retry() forward.Retry {
 
 // watcher makes the passive checks: those that are configured, or, for a service
 // with several targets that says nothing of health, the default ones.
-func (g *Gateway) watcher(s *spec.Service) *health.Watcher {
-	var c *spec.PassiveHealth
+func (g *Gateway) watcher(s *services.Service) *health.Watcher {
+	var c *services.PassiveHealth
 	if s.Health != nil {
 		c = s.Health.Passive
 	} else if len(s.Targets) > 1 || s.Discovery != nil {
-		c = spec.DefaultPassiveHealth()
+		c = services.DefaultPassiveHealth()
 	}
 	if c == nil {
 		return nil
@@ -215,22 +215,22 @@ func (g *Gateway) watcher(s *spec.Service) *health.Watcher {
 }
 
 // hashOf returns what consistent hashing goes by; nil when nothing does.
-func hashOf(h *spec.Hash) func(*http.Request) uint64 {
+func hashOf(h *services.Hash) func(*http.Request) uint64 {
 	if h == nil {
 		return nil
 	}
 	switch h.By {
-	case spec.HashHeader:
+	case services.HashHeader:
 		name := http.CanonicalHeaderKey(h.Name)
 		return func(r *http.Request) uint64 { return balance.Hash(r.Header.Get(name)) }
-	case spec.HashCookie:
+	case services.HashCookie:
 		return func(r *http.Request) uint64 {
 			if c, err := r.Cookie(h.Name); err == nil {
 				return balance.Hash(c.Value)
 			}
 			return hashClient(r)
 		}
-	case spec.HashUser:
+	case services.HashUser:
 		return func(r *http.Request) uint64 {
 			if p := access.PrincipalFrom(r.Context()); p != nil {
 				return balance.Hash(p.UserID)

@@ -13,6 +13,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/respond"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
 // snapshot is a document as it is served. It is immutable.
@@ -149,7 +151,7 @@ func matched(r *spec.Route, path string, value *route) (match.Rule[*route], erro
 		Value:    value,
 	}
 	if r.Match.Path.Regex != "" {
-		if rule.Pattern, err = spec.Regexp(r.Match.Path.Regex); err != nil {
+		if rule.Pattern, err = check.Regexp(r.Match.Path.Regex); err != nil {
 			return none, err
 		}
 	}
@@ -160,7 +162,7 @@ func matched(r *spec.Route, path string, value *route) (match.Rule[*route], erro
 		for _, m := range list.values {
 			condition := match.Condition{Source: list.source, Name: m.Name, Value: m.Value, Present: m.Value == "" && m.Regex == ""}
 			if m.Regex != "" {
-				if condition.Pattern, err = spec.Regexp(m.Regex); err != nil {
+				if condition.Pattern, err = check.Regexp(m.Regex); err != nil {
 					return none, err
 				}
 			}
@@ -171,7 +173,7 @@ func matched(r *spec.Route, path string, value *route) (match.Rule[*route], erro
 }
 
 // end is the last handler of a route: what becomes of a request that passed.
-func (c *compiler) end(r *spec.Route, p *spec.Policies) (http.Handler, error) {
+func (c *compiler) end(r *spec.Route, p *policies.Policies) (http.Handler, error) {
 	switch {
 	case r.Redirect != nil:
 		return respond.Redirect(respond.RedirectConfig{To: r.Redirect.To, Status: r.Redirect.Status, KeepPath: r.Redirect.KeepPath})

@@ -27,6 +27,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -356,7 +357,7 @@ routes: [{name: r, match: {path: {prefix: %s}}, service: a, auth: {mode: none}}]
 	for name, change := range map[string]func(*spec.Document){
 		"of another version":    func(doc *spec.Document) { doc.Version = 2 },
 		"ambiguous":             func(doc *spec.Document) { doc.Routes = append(doc.Routes, doc.Routes[0]) },
-		"without defaults":      func(doc *spec.Document) { doc.Routes[0].Auth = &spec.Auth{} },
+		"without defaults":      func(doc *spec.Document) { doc.Routes[0].Auth = &policies.Auth{} },
 		"with a dangling route": func(doc *spec.Document) { doc.Routes[0].Service = "b" },
 	} {
 		bad := parse(t, fmt.Sprintf(text, a, "/second"))

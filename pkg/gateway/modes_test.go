@@ -22,7 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/keywarden/keywarden/pkg/gateway"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
@@ -203,7 +203,7 @@ func modals(t *testing.T) []modal {
 
 func TestTheModesOfEveryPolicyAreTested(t *testing.T) {
 	var want, got []string
-	for f := range reflect.TypeFor[spec.Policies]().Fields() {
+	for f := range reflect.TypeFor[policies.Policies]().Fields() {
 		want = append(want, strictyaml.FieldName(f))
 	}
 	for _, m := range modals(t) {

@@ -15,7 +15,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/discovery/etcd"
 	"github.com/keywarden/keywarden/pkg/gateway/discovery/kubernetes"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 // attrService names a service in metrics.
@@ -50,7 +50,7 @@ func (g *Gateway) discover(b *backend) *discovery.Follower {
 }
 
 // source makes the one that a valid document asks for.
-func source(d *spec.Discovery) discovery.Source {
+func source(d *services.Discovery) discovery.Source {
 	switch {
 	case d.DNS != nil:
 		c := d.DNS
@@ -82,7 +82,7 @@ func source(d *spec.Discovery) discovery.Source {
 	}
 }
 
-func registryTLS(t *spec.BackendTLS) upstream.TLS {
+func registryTLS(t *services.BackendTLS) upstream.TLS {
 	if t == nil {
 		return upstream.TLS{}
 	}
@@ -91,7 +91,7 @@ func registryTLS(t *spec.BackendTLS) upstream.TLS {
 
 // subject is what is looked up, without how: where it is the same, targets that
 // are known stay good while the way to look them up changes.
-func subject(d *spec.Discovery) string {
+func subject(d *services.Discovery) string {
 	switch {
 	case d.DNS != nil:
 		return encoded([]any{"dns", d.DNS.Scheme, d.DNS.Name, d.DNS.Type, d.DNS.Port})
@@ -107,7 +107,7 @@ func subject(d *spec.Discovery) string {
 // serverName is the name that the certificates of targets have when the document
 // does not give one: that of the service, where it has one. Targets are mostly
 // addresses, and certificates are rarely for those.
-func serverName(d *spec.Discovery) string {
+func serverName(d *services.Discovery) string {
 	switch {
 	case d.DNS != nil:
 		labels := strings.Split(strings.TrimSuffix(d.DNS.Name, "."), ".")

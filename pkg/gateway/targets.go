@@ -10,7 +10,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/health"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 // targetSet is the targets of a backend at one time. It is immutable; the zero
@@ -25,7 +25,7 @@ type targetSet struct {
 
 // assemble makes the targets of a service at these addresses, with its files as
 // they are now. Addresses that are among states keep theirs.
-func (g *Gateway) assemble(s *spec.Service, addresses []spec.Address, states map[string]*balance.State) (*targetSet, error) {
+func (g *Gateway) assemble(s *services.Service, addresses []services.Address, states map[string]*balance.State) (*targetSet, error) {
 	files, err := tlsOf(s).Read()
 	if err != nil {
 		return nil, err
@@ -253,11 +253,11 @@ func (g *Gateway) rediscover(service string) {
 }
 
 // located is what was found, as targets of the document are.
-func located(found []discovery.Found, scheme string) []spec.Address {
-	list := make([]spec.Address, len(found))
+func located(found []discovery.Found, scheme string) []services.Address {
+	list := make([]services.Address, len(found))
 	for i, f := range found {
 		u := &url.URL{Scheme: scheme, Host: f.Host}
-		list[i] = spec.Address{URL: u, Target: spec.Target{URL: u.String(), Weight: f.Weight, Priority: f.Priority, Zone: f.Zone}}
+		list[i] = services.Address{URL: u, Target: services.Target{URL: u.String(), Weight: f.Weight, Priority: f.Priority, Zone: f.Zone}}
 	}
 	return list
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/traffic"
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 // forwarding is the end of a route that leads to a service.
@@ -44,7 +46,7 @@ func (f *forwarding) Check(r *http.Request) error {
 }
 
 // forwarding compiles the end of a route that leads to a service.
-func (c *compiler) forwarding(r *spec.Route, p *spec.Policies) (*forwarding, error) {
+func (c *compiler) forwarding(r *spec.Route, p *policies.Policies) (*forwarding, error) {
 	config, err := c.routeConfig(r, p)
 	if err != nil {
 		return nil, err
@@ -68,13 +70,13 @@ func (c *compiler) forwarding(r *spec.Route, p *spec.Policies) (*forwarding, err
 }
 
 // routeConfig is what all services of a route have in common.
-func (c *compiler) routeConfig(r *spec.Route, p *spec.Policies) (proxy.RouteConfig, error) {
+func (c *compiler) routeConfig(r *spec.Route, p *policies.Policies) (proxy.RouteConfig, error) {
 	config := proxy.RouteConfig{
 		Host: r.UpstreamHost, PreserveHost: r.PreserveHost,
-		Authenticated: p.Auth.Mode == spec.AuthRequired && p.Auth.When == "",
-		Optional:      p.Auth.Mode != spec.AuthNone,
+		Authenticated: p.Auth.Mode == policies.AuthRequired && p.Auth.When == "",
+		Optional:      p.Auth.Mode != policies.AuthNone,
 	}
-	if p.Auth.Mode == spec.AuthRequired || p.Auth.Mode == spec.AuthOptional {
+	if p.Auth.Mode == policies.AuthRequired || p.Auth.Mode == policies.AuthOptional {
 		config.Standing = c.gateway.chains.Standing(p.Auth)
 	}
 	var err error
@@ -127,13 +129,13 @@ func (c *compiler) split(s *spec.Split, config proxy.RouteConfig) (*forwarding, 
 }
 
 // identityOf is what makes a split sticky.
-func identityOf(h *spec.Hash) traffic.Identity {
+func identityOf(h *services.Hash) traffic.Identity {
 	switch h.By {
-	case spec.HashHeader:
+	case services.HashHeader:
 		return traffic.ByHeader(h.Name)
-	case spec.HashCookie:
+	case services.HashCookie:
 		return traffic.ByCookie(h.Name)
-	case spec.HashUser:
+	case services.HashUser:
 		return traffic.ByUser()
 	default:
 		return traffic.ByClient()

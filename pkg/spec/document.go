@@ -13,6 +13,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 // Version is the one version of the document there is.
@@ -24,13 +27,13 @@ type Document struct {
 	Version int `json:"version"`
 
 	// Defaults are the policies of every route that says nothing else.
-	Defaults *Policies `json:"defaults,omitempty"`
+	Defaults *policies.Policies `json:"defaults,omitempty"`
 
 	// PolicySets are policies with a name, for routes to use.
 	PolicySets []PolicySet `json:"policy_sets,omitempty"`
 
-	Services []Service `json:"services"`
-	Routes   []Route   `json:"routes"`
+	Services []services.Service `json:"services"`
+	Routes   []Route            `json:"routes"`
 }
 
 // Digest identifies the content of a document.

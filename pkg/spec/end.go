@@ -1,6 +1,10 @@
 package spec
 
-import "net/url"
+import (
+	"net/url"
+
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+)
 
 // Redirect sends the client elsewhere.
 type Redirect struct {
@@ -41,9 +45,9 @@ func (r *Route) validateEnd(path string, v *validator) {
 	}
 	switch {
 	case ends == 0:
-		v.fail(path+".service", "is required, or split, versions, redirect or respond")
+		v.Fail(path+".service", "is required, or split, versions, redirect or respond")
 	case ends > 1:
-		v.fail(path, "must have one of service, split, versions, redirect and respond")
+		v.Fail(path, "must have one of service, split, versions, redirect and respond")
 	}
 	if r.Service != "" {
 		v.serviceName(path+".service", r.Service)
@@ -54,8 +58,8 @@ func (r *Route) validateEnd(path string, v *validator) {
 	if r.Respond != nil {
 		r.Respond.validate(path+".respond", v)
 	}
-	if (r.Redirect != nil || r.Respond != nil) && r.Timeout != nil && r.Timeout.Mode != Off {
-		v.fail(path+".timeout", "belongs to service")
+	if (r.Redirect != nil || r.Respond != nil) && r.Timeout != nil && r.Timeout.Mode != policies.Off {
+		v.Fail(path+".timeout", "belongs to service")
 	}
 }
 
@@ -63,31 +67,31 @@ func (r *Redirect) validate(path string, v *validator) {
 	u, err := url.Parse(r.To)
 	switch {
 	case r.To == "":
-		v.required(path + ".to")
+		v.Required(path + ".to")
 	case err != nil || u.Opaque != "" || u.User != nil || u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https",
 		u.Scheme != "" && u.Host == "", u.Scheme == "" && (u.Host != "" || r.To[0] != '/'):
-		v.fail(path+".to", "must be an http or https URL, or a path")
+		v.Fail(path+".to", "must be an http or https URL, or a path")
 	case r.KeepPath && (u.RawQuery != "" || u.Fragment != ""):
-		v.fail(path+".to", "must not have a query or fragment together with keep_path")
+		v.Fail(path+".to", "must not have a query or fragment together with keep_path")
 	}
 	switch r.Status {
 	case 301, 302, 303, 307, 308:
 	default:
-		v.fail(path+".status", "must be 301, 302, 303, 307 or 308")
+		v.Fail(path+".status", "must be 301, 302, 303, 307 or 308")
 	}
 }
 
 func (r *Respond) validate(path string, v *validator) {
-	v.between(path+".status", r.Status, 200, 599)
+	v.Between(path+".status", r.Status, 200, 599)
 	if len(r.Body) > maxRespondBody {
-		v.fail(path+".body", "must be at most %d bytes", maxRespondBody)
+		v.Fail(path+".body", "must be at most %d bytes", maxRespondBody)
 	}
 	if (r.Status == 204 || r.Status == 304) && r.Body != "" {
-		v.fail(path+".body", "an answer of this status has none")
+		v.Fail(path+".body", "an answer of this status has none")
 	}
 	for i := range len(r.ContentType) {
 		if c := r.ContentType[i]; c < ' ' || c > '~' {
-			v.fail(path+".content_type", "must be a media type")
+			v.Fail(path+".content_type", "must be a media type")
 			return
 		}
 	}

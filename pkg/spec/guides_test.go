@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
@@ -110,7 +111,7 @@ func TestTheGuideHasEveryPolicyInItsOrder(t *testing.T) {
 		}
 	}
 	var want []string
-	for f := range reflect.TypeFor[spec.Policies]().Fields() {
+	for f := range reflect.TypeFor[policies.Policies]().Fields() {
 		want = append(want, strictyaml.FieldName(f))
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -2,12 +2,11 @@ package spec
 
 import (
 	"net/http"
-	"regexp"
-	regexpsyntax "regexp/syntax"
 	"slices"
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // Match selects requests. All of its conditions have to hold.
@@ -65,35 +64,25 @@ func (m *Match) normalise() {
 	if m.Path == (PathMatch{}) {
 		m.Path.Prefix = "/"
 	}
-	m.Path.Prefix = normalPrefix(m.Path.Prefix)
+	m.Path.Prefix = check.NormalPrefix(m.Path.Prefix)
 	if _, escaped, err := canonical.Path(m.Path.Exact); err == nil {
 		m.Path.Exact = escaped
 	}
-}
-
-// normalPrefix is the canonical escaped form of prefix without a slash at its
-// end; what is no path is returned as it is.
-func normalPrefix(prefix string) string {
-	_, escaped, err := canonical.Path(prefix)
-	if err != nil || escaped == "/" {
-		return prefix
-	}
-	return strings.TrimSuffix(escaped, "/")
 }
 
 func (m *Match) validate(path string, v *validator) {
 	m.validateHosts(path+".hosts", v)
 	switch p := m.Path; {
 	case p.Exact != "" && p.Prefix != "":
-		v.fail(path+".path", "must have one of exact and prefix, not both")
+		v.Fail(path+".path", "must have one of exact and prefix, not both")
 	case p.Regex != "" && p.Exact+p.Prefix != "":
-		v.fail(path+".path", "must have one of exact, prefix and regex")
+		v.Fail(path+".path", "must have one of exact, prefix and regex")
 	case p.Regex != "":
-		v.regex(path+".path.regex", p.Regex)
+		v.Regex(path+".path.regex", p.Regex)
 	case p.Exact != "":
-		v.path(path+".path.exact", p.Exact, false)
+		v.Path(path+".path.exact", p.Exact, false)
 	default:
-		v.path(path+".path.prefix", p.Prefix, true)
+		v.Path(path+".path.prefix", p.Prefix, true)
 	}
 	m.validateMethods(path+".methods", v)
 	validateValues(path+".headers", m.Headers, "field", v)
@@ -106,97 +95,50 @@ const maxConditions = 16
 
 func validateValues(path string, list []ValueMatch, what string, v *validator) {
 	if list != nil && len(list) == 0 {
-		v.fail(path, "must name at least one %s", what)
+		v.Fail(path, "must name at least one %s", what)
 	}
 	if len(list) > maxConditions {
-		v.fail(path, "must not name more than %d", maxConditions)
+		v.Fail(path, "must not name more than %d", maxConditions)
 		return
 	}
 	for i, m := range list {
-		at := index(path, i)
+		at := check.Index(path, i)
 		switch {
 		case m.Name == "":
-			v.required(at + ".name")
-		case what == "field" && !isToken(m.Name):
-			v.fail(at+".name", "must be the name of a header field")
+			v.Required(at + ".name")
+		case what == "field" && !check.IsToken(m.Name):
+			v.Fail(at+".name", "must be the name of a header field")
 		}
 		if m.Value != "" && m.Regex != "" {
-			v.fail(at, "must have one of value and regex, not both")
+			v.Fail(at, "must have one of value and regex, not both")
 		}
 		if m.Regex != "" {
-			v.regex(at+".regex", m.Regex)
+			v.Regex(at+".regex", m.Regex)
 		}
 	}
-}
-
-// maxRegex bounds a regular expression, in bytes.
-const maxRegex = 1000
-
-// regex checks a regular expression.
-func (v *validator) regex(path, text string) {
-	if len(text) > maxRegex {
-		v.fail(path, "must be at most %d bytes", maxRegex)
-		return
-	}
-	if _, err := Regexp(text); err != nil {
-		v.fail(path, "must be a regular expression (RE2): %s", err.Error())
-	}
-}
-
-// Regexp compiles a regular expression of the document, which matches whole
-// values.
-func Regexp(text string) (*regexp.Regexp, error) {
-	if _, err := regexpsyntax.Parse(text, regexpsyntax.Perl); err != nil {
-		return nil, err // alone, so that no bracket of ours is in the message
-	}
-	return regexp.Compile("^(?:" + text + ")$")
 }
 
 func (m *Match) validateHosts(path string, v *validator) {
 	if m.Hosts != nil && len(m.Hosts) == 0 {
-		v.fail(path, "must name at least one host; without the field every host is matched")
+		v.Fail(path, "must name at least one host; without the field every host is matched")
 	}
 	for i, host := range m.Hosts {
 		name, _ := strings.CutPrefix(host, "*.")
 		h, port, err := canonical.Host(name)
 		switch {
 		case strings.Contains(name, "*"):
-			v.fail(index(path, i), "must have a wildcard as its first label only, *.example.com")
+			v.Fail(check.Index(path, i), "must have a wildcard as its first label only, *.example.com")
 		case err != nil || port != "" || h != name:
-			v.fail(index(path, i), "must be a host name without port, in its ASCII form")
+			v.Fail(check.Index(path, i), "must be a host name without port, in its ASCII form")
 		case slices.Contains(m.Hosts[:i], host):
-			v.fail(index(path, i), "is named twice")
+			v.Fail(check.Index(path, i), "is named twice")
 		}
 	}
 }
 
 func (m *Match) validateMethods(path string, v *validator) {
 	if m.Methods != nil && len(m.Methods) == 0 {
-		v.fail(path, "must name at least one method; without the field every method is matched")
+		v.Fail(path, "must name at least one method; without the field every method is matched")
 	}
-	validateMethods(path, m.Methods, v)
-}
-
-func validateMethods(path string, methods []string, v *validator) {
-	for i, method := range methods {
-		switch {
-		case method == "CONNECT" || method == "TRACE" || method == "TRACK":
-			v.fail(index(path, i), "is never forwarded")
-		case !isMethod(method):
-			v.fail(index(path, i), "must be a request method in capital letters, such as GET")
-		case slices.Contains(methods[:i], method):
-			v.fail(index(path, i), "is named twice")
-		}
-	}
-}
-
-// isMethod accepts less than a token of RFC 9110: methods are case-sensitive and
-// all registered ones consist of capital letters and hyphens.
-func isMethod(s string) bool {
-	for i := range len(s) {
-		if (s[i] < 'A' || s[i] > 'Z') && s[i] != '-' {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 32
+	v.Methods(path, m.Methods)
 }

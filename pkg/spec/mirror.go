@@ -1,6 +1,10 @@
 package spec
 
-import "time"
+import (
+	"time"
+
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+)
 
 // Mirror sends copies of requests to another service, whose answers nobody sees.
 type Mirror struct {
@@ -10,17 +14,17 @@ type Mirror struct {
 	Percent float64 `json:"percent"`
 
 	// MaxBody bounds the body of a request that is copied. One with more is not.
-	MaxBody Size `json:"max_body"`
+	MaxBody quantity.Size `json:"max_body"`
 
 	// Timeout bounds the exchange with the service.
-	Timeout Duration `json:"timeout"`
+	Timeout quantity.Duration `json:"timeout"`
 }
 
 // Defaults and bounds of a mirror. A copy is in memory as a whole.
 const (
-	defaultMirrorBody    = Size(64 << 10)
-	maxMirrorBody        = Size(1 << 20)
-	defaultMirrorTimeout = Duration(5 * time.Second)
+	defaultMirrorBody    = quantity.Size(64 << 10)
+	maxMirrorBody        = quantity.Size(1 << 20)
+	defaultMirrorTimeout = quantity.Duration(5 * time.Second)
 )
 
 // SetDefaults implements the decoder's interface.
@@ -33,10 +37,10 @@ func (m *Mirror) SetDefaults() {
 func (m *Mirror) validate(path string, v *validator) {
 	v.serviceName(path+".service", m.Service)
 	if m.Percent <= 0 || m.Percent > 100 {
-		v.fail(path+".percent", "must be above 0 and at most 100")
+		v.Fail(path+".percent", "must be above 0 and at most 100")
 	}
 	if m.MaxBody <= 0 || m.MaxBody > maxMirrorBody {
-		v.fail(path+".max_body", "must be above 0 and at most 1MiB")
+		v.Fail(path+".max_body", "must be above 0 and at most 1MiB")
 	}
-	v.timeout(path+".timeout", m.Timeout)
+	v.Timeout(path+".timeout", m.Timeout)
 }

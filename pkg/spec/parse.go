@@ -1,6 +1,9 @@
 package spec
 
-import "github.com/keywarden/keywarden/pkg/strictyaml"
+import (
+	"github.com/keywarden/keywarden/pkg/spec/services"
+	"github.com/keywarden/keywarden/pkg/strictyaml"
+)
 
 // MaxBytes bounds a document as text.
 const MaxBytes = strictyaml.MaxBytes
@@ -32,19 +35,19 @@ func Parse(source string, data []byte) (Document, error) {
 
 func (d *Document) normalise() {
 	if d.Defaults != nil {
-		d.Defaults.normalise()
+		d.Defaults.Normalise()
 	}
 	for i := range d.PolicySets {
-		d.PolicySets[i].normalise()
+		d.PolicySets[i].Normalise()
 	}
 	for i := range d.Services {
-		d.Services[i].normalise()
+		d.Services[i].Normalise()
 	}
 	for i := range d.Routes {
 		d.Routes[i].normalise()
 	}
 	if d.Services == nil {
-		d.Services = []Service{}
+		d.Services = []services.Service{}
 	}
 	if d.Routes == nil {
 		d.Routes = []Route{}

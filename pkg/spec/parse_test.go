@@ -13,6 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -74,7 +77,7 @@ func TestShippedDocumentIsValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range doc.Routes {
-		if p := doc.Effective(&r); p.Auth.Mode != spec.AuthRequired {
+		if p := doc.Effective(&r); p.Auth.Mode != policies.AuthRequired {
 			t.Errorf("route %s is open", r.Name)
 		}
 	}
@@ -96,7 +99,7 @@ func TestParseOfCanonicalFormChangesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(doc, again, cmp.Comparer(func(a, b spec.Network) bool { return a == b })); diff != "" {
+		if diff := cmp.Diff(doc, again, cmp.Comparer(func(a, b quantity.Network) bool { return a == b })); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		if digest(t, doc) != digest(t, again) {
@@ -172,18 +175,18 @@ routes: [{name: r, service: a}]`)
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*spec.Document){
-		"no defaults":  func(d *spec.Document) { d.Services = []spec.Service{{Name: "a", URL: "http://a"}} },
+		"no defaults":  func(d *spec.Document) { d.Services = []services.Service{{Name: "a", URL: "http://a"}} },
 		"service URL":  func(d *spec.Document) { d.Services[0].URL = "http://A" },
 		"host":         func(d *spec.Document) { d.Routes[0].Match.Hosts = []string{"A.test"} },
 		"path":         func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "/%61" },
 		"prefix":       func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "/a/" },
 		"no path":      func(d *spec.Document) { d.Routes[0].Match.Path.Prefix = "" },
-		"auth":         func(d *spec.Document) { d.Routes[0].Auth = &spec.Auth{} },
-		"auth methods": func(d *spec.Document) { d.Routes[0].Auth = &spec.Auth{Mode: spec.AuthRequired} },
+		"auth":         func(d *spec.Document) { d.Routes[0].Auth = &policies.Auth{} },
+		"auth methods": func(d *spec.Document) { d.Routes[0].Auth = &policies.Auth{Mode: policies.AuthRequired} },
 		"network": func(d *spec.Document) {
-			d.Routes[0].AllowIPs = &spec.Networks{Gate: enforced(), Networks: []spec.Network{{}}}
+			d.Routes[0].AllowIPs = &policies.Networks{Gate: enforced(), Networks: []quantity.Network{{}}}
 		},
-		"size":            func(d *spec.Document) { d.Routes[0].MaxBody = &spec.MaxBody{Gate: enforced(), Limit: -1} },
+		"size":            func(d *spec.Document) { d.Routes[0].MaxBody = &policies.MaxBody{Gate: enforced(), Limit: -1} },
 		"version":         func(d *spec.Document) { d.Version = 0 },
 		"unknown service": func(d *spec.Document) { d.Routes[0].Service = "b" },
 	} {
@@ -198,7 +201,7 @@ routes: [{name: r, service: a}]`)
 	}
 }
 
-func enforced() spec.Gate { return spec.Gate{Mode: spec.Enforce} }
+func enforced() policies.Gate { return policies.Gate{Mode: policies.Enforce} }
 
 func parse(t testing.TB, text string) spec.Document {
 	t.Helper()

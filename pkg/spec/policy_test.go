@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
 const layered = `
@@ -25,24 +26,24 @@ routes:
 
 func TestPoliciesAreInheritedFromTheNearest(t *testing.T) {
 	doc := parse(t, layered)
-	policies := map[string]spec.Policies{}
+	effective := map[string]policies.Policies{}
 	for _, r := range doc.Routes {
-		policies[r.Name] = doc.Effective(&r)
+		effective[r.Name] = doc.Effective(&r)
 	}
-	if p := policies["plain"]; p.MaxBody.Limit != 1<<20 || len(p.AllowIPs.Networks) != 1 || p.Timeout != nil || p.Auth.Mode != spec.AuthRequired {
+	if p := effective["plain"]; p.MaxBody.Limit != 1<<20 || len(p.AllowIPs.Networks) != 1 || p.Timeout != nil || p.Auth.Mode != policies.AuthRequired {
 		t.Errorf("a route that says nothing has %+v", p)
 	}
-	if p := policies["sets"]; p.MaxBody.Limit != 1<<30 || p.Timeout == nil || p.AllowIPs == nil {
+	if p := effective["sets"]; p.MaxBody.Limit != 1<<30 || p.Timeout == nil || p.AllowIPs == nil {
 		t.Errorf("the later set does not win, or what only the earlier has is lost: %+v", p)
 	}
-	if p := policies["own"]; p.MaxBody.Limit != 2<<10 || p.DenyIPs == nil || p.AllowIPs != nil || p.Auth.Mode != spec.AuthNone {
+	if p := effective["own"]; p.MaxBody.Limit != 2<<10 || p.DenyIPs == nil || p.AllowIPs != nil || p.Auth.Mode != policies.AuthNone {
 		t.Errorf("the route's own word does not count, or what is off is still there: %+v", p)
 	}
 }
 
 func TestARouteNobodySpeaksOfHasToBeAuthenticatedFor(t *testing.T) {
 	var doc spec.Document
-	if p := doc.Effective(&spec.Route{}); p.Auth == nil || p.Auth.Mode != spec.AuthRequired || len(p.Auth.Methods) == 0 {
+	if p := doc.Effective(&spec.Route{}); p.Auth == nil || p.Auth.Mode != policies.AuthRequired || len(p.Auth.Methods) == 0 {
 		t.Errorf("got %+v", p.Auth)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // Rewrite makes the path that the service sees from parts of the one that the
@@ -33,7 +35,7 @@ func (w *Rewrite) Compile(match string) (*regexp.Regexp, []PathPiece, error) {
 	if text == "" {
 		text = match
 	}
-	expression, err := Regexp(text)
+	expression, err := check.Regexp(text)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,17 +46,17 @@ func (w *Rewrite) Compile(match string) (*regexp.Regexp, []PathPiece, error) {
 func (w *Rewrite) validate(path string, r *Route, v *validator) {
 	switch match := r.Match.Path.Regex; {
 	case w.Regex == "" && match == "":
-		v.fail(path+".regex", "is required, unless the route matches its path by a regular expression")
+		v.Fail(path+".regex", "is required, unless the route matches its path by a regular expression")
 		return
-	case w.Regex != "" && !v.isRegex(path+".regex", w.Regex):
+	case w.Regex != "" && !v.IsRegex(path+".regex", w.Regex):
 		return
 	case w.Regex == "":
-		if _, err := Regexp(match); err != nil {
+		if _, err := check.Regexp(match); err != nil {
 			return // said already
 		}
 	}
 	if r.StripPrefix != "" {
-		v.fail(path, "cannot be given together with strip_prefix")
+		v.Fail(path, "cannot be given together with strip_prefix")
 	}
 	w.validatePath(path+".path", r.Match.Path.Regex, v)
 }
@@ -62,15 +64,15 @@ func (w *Rewrite) validate(path string, r *Route, v *validator) {
 func (w *Rewrite) validatePath(path, match string, v *validator) {
 	switch {
 	case w.Path == "":
-		v.required(path)
+		v.Required(path)
 		return
-	case len(w.Path) > maxRegex:
-		v.fail(path, "must be at most %d bytes", maxRegex)
+	case len(w.Path) > check.MaxRegex:
+		v.Fail(path, "must be at most %d bytes", check.MaxRegex)
 		return
 	}
 	_, pieces, err := w.Compile(match)
 	if err != nil {
-		v.fail(path, "%s", err.Error())
+		v.Fail(path, "%s", err.Error())
 		return
 	}
 	// A letter in the place of each group: texts alone decide whether the path can be
@@ -82,22 +84,15 @@ func (w *Rewrite) validatePath(path, match string, v *validator) {
 		}
 		sample.WriteString(p.Text)
 	}
-	_, escaped, err := canonicalPath(sample.String())
+	_, escaped, err := check.CanonicalPath(sample.String())
 	switch {
 	case pieces[0].Text == "" || pieces[0].Text[0] != '/':
-		v.fail(path, "must begin with a slash")
+		v.Fail(path, "must begin with a slash")
 	case err != nil:
-		v.fail(path, "%s", err.Error())
+		v.Fail(path, "%s", err.Error())
 	case escaped != sample.String():
-		v.fail(path, "is not in its escaped form, as in a URL")
+		v.Fail(path, "is not in its escaped form, as in a URL")
 	}
-}
-
-// isRegex is regex that reports whether the expression is good.
-func (v *validator) isRegex(path, text string) bool {
-	v.regex(path, text)
-	_, err := Regexp(text)
-	return err == nil && len(text) <= maxRegex
 }
 
 // pathPieces takes a path apart. Unlike with [regexp.Regexp.Expand], a group that
@@ -124,11 +119,11 @@ func pathPieces(path string, expression *regexp.Regexp) ([]PathPiece, error) {
 		}
 		name, remains, ok := groupName(after)
 		if !ok {
-			return nil, errText("has a dollar sign that is neither $1 nor ${name}; write $$ for the sign itself")
+			return nil, check.ErrText("has a dollar sign that is neither $1 nor ${name}; write $$ for the sign itself")
 		}
 		group := groupOf(expression, name)
 		if group < 0 {
-			return nil, errText("names the group " + quote(name) + ", which the regular expression does not have")
+			return nil, check.ErrText("names the group " + check.Quote(name) + ", which the regular expression does not have")
 		}
 		pieces = append(pieces, PathPiece{Group: group})
 		rest = remains

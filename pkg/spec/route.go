@@ -1,6 +1,11 @@
 package spec
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+)
 
 // Route says which requests go to which service, and what they need for it.
 type Route struct {
@@ -25,24 +30,24 @@ type Route struct {
 	// route itself says wins over them, and they win over the defaults.
 	Use []string `json:"use,omitempty"`
 
-	Policies
+	policies.Policies
 }
 
 func (r *Route) normalise() {
 	r.Match.normalise()
-	r.Policies.normalise()
+	r.Policies.Normalise()
 	r.Traffic.normalise()
-	r.StripPrefix = normalPrefix(r.StripPrefix)
+	r.StripPrefix = check.NormalPrefix(r.StripPrefix)
 }
 
 func (r *Route) validate(path string, v *validator) {
-	v.name(path, r.Name)
+	v.Name(path, r.Name)
 	r.Match.validate(path+".match", v)
-	v.between(path+".priority", r.Priority, -maxRoutePriority, maxRoutePriority)
+	v.Between(path+".priority", r.Priority, -maxRoutePriority, maxRoutePriority)
 	r.validateEnd(path, v)
 	r.validateStrip(path+".strip_prefix", v)
 	r.validateTraffic(path, v)
-	r.Policies.validate(path, v)
+	r.Policies.Validate(path, &v.Checker)
 	v.use(path+".use", r.Use)
 }
 
@@ -50,19 +55,19 @@ func (r *Route) validate(path string, v *validator) {
 const maxRoutePriority = 1000
 
 func (r *Route) validateStrip(path string, v *validator) {
-	if r.StripPrefix == "" || !v.path(path, r.StripPrefix, true) {
+	if r.StripPrefix == "" || !v.Path(path, r.StripPrefix, true) {
 		return
 	}
 	if r.Match.Path.Regex != "" {
-		v.fail(path, "cannot be given together with a regular expression")
+		v.Fail(path, "cannot be given together with a regular expression")
 		return
 	}
 	if r.StripPrefix == "/" {
-		v.fail(path, "must name at least one segment")
+		v.Fail(path, "must name at least one segment")
 		return
 	}
 	of := r.Match.Path.Exact + r.Match.Path.Prefix
 	if of != r.StripPrefix && !strings.HasPrefix(of, r.StripPrefix+"/") {
-		v.fail(path, "must be the beginning of the path that the route matches, %s, and end where a segment ends", quote(of))
+		v.Fail(path, "must be the beginning of the path that the route matches, %s, and end where a segment ends", check.Quote(of))
 	}
 }

@@ -1,13 +1,18 @@
 package spec
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/services"
+)
 
 // Split shares the requests of a route among several services.
 type Split struct {
 	// Sticky keeps requests with something in common at one service, as long as the
 	// weights stay; when they change, it moves no more of them than it has to. Without
 	// it each request is decided by chance.
-	Sticky *Hash `json:"sticky,omitempty"`
+	Sticky *services.Hash `json:"sticky,omitempty"`
 
 	Services []SplitService `json:"services"`
 }
@@ -57,47 +62,47 @@ func (s *Split) normalise() {
 
 func (s *Split) validate(path string, v *validator) {
 	if s.Sticky != nil {
-		s.Sticky.validate(path+".sticky", v)
+		s.Sticky.Validate(path+".sticky", &v.Checker)
 	}
 	path += ".services"
 	if len(s.Services) == 0 {
-		v.fail(path, "must name at least one service")
+		v.Fail(path, "must name at least one service")
 		return
 	}
 	if len(s.Services) > maxSplit {
-		v.fail(path, "must not name more than %d", maxSplit)
+		v.Fail(path, "must not name more than %d", maxSplit)
 		return
 	}
-	sum, names := 0, make(firsts, len(s.Services))
+	sum, names := 0, make(check.Firsts, len(s.Services))
 	for i := range s.Services {
-		of, at := &s.Services[i], index(path, i)
+		of, at := &s.Services[i], check.Index(path, i)
 		v.serviceName(at+".service", of.Service)
-		names.unique(v, at+".service", of.Service)
+		names.Unique(&v.Checker, at+".service", of.Service)
 		if of.Weight == unweighted {
-			v.required(at + ".weight")
+			v.Required(at + ".weight")
 			sum++
-		} else if v.between(at+".weight", of.Weight, 0, maxWeight); of.Weight > 0 {
+		} else if v.Between(at+".weight", of.Weight, 0, services.MaxWeight); of.Weight > 0 {
 			sum += of.Weight
 		}
 		if of.Pin != nil && len(of.Pin) == 0 || len(of.Pin) > maxPins {
-			v.fail(at+".pin", "must name from 1 to %d", maxPins)
+			v.Fail(at+".pin", "must name from 1 to %d", maxPins)
 		}
 		for j, p := range of.Pin {
-			p.validate(index(at+".pin", j), v)
+			p.validate(check.Index(at+".pin", j), v)
 		}
 	}
 	if sum == 0 {
-		v.fail(path, "must have a weight above 0 for one at least")
+		v.Fail(path, "must have a weight above 0 for one at least")
 	}
 }
 
 func (p Pin) validate(path string, v *validator) {
 	switch {
 	case p.Header == "" && p.Cookie == "", p.Header != "" && p.Cookie != "":
-		v.fail(path, "must have one of header and cookie")
-	case p.Header != "" && !isToken(p.Header):
-		v.fail(path+".header", "must be the name of a header field")
-	case p.Cookie != "" && !isToken(p.Cookie):
-		v.fail(path+".cookie", "must be the name of a cookie")
+		v.Fail(path, "must have one of header and cookie")
+	case p.Header != "" && !check.IsToken(p.Header):
+		v.Fail(path+".header", "must be the name of a header field")
+	case p.Cookie != "" && !check.IsToken(p.Cookie):
+		v.Fail(path+".cookie", "must be the name of a cookie")
 	}
 }

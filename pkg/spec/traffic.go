@@ -63,7 +63,7 @@ func (r *Route) validateTraffic(path string, v *validator) {
 		v.upstreamHost(path+".upstream_host", r.UpstreamHost)
 	}
 	if r.UpstreamHost != "" && r.PreserveHost {
-		v.fail(path+".preserve_host", "cannot be given together with upstream_host")
+		v.Fail(path+".preserve_host", "cannot be given together with upstream_host")
 	}
 	if r.forwards() {
 		return
@@ -76,13 +76,13 @@ func (r *Route) validateTraffic(path string, v *validator) {
 		{"preserve_host", r.PreserveHost}, {"mirror", r.Mirror != nil},
 	} {
 		if f.given {
-			v.fail(path+"."+f.name, "belongs to service")
+			v.Fail(path+"."+f.name, "belongs to service")
 		}
 	}
 }
 
 func (v *validator) upstreamHost(path, value string) {
 	if host, port, err := canonical.Host(value); err != nil || authority(host, port) != value {
-		v.fail(path, "must be a host name in its ASCII form, with a port or without")
+		v.Fail(path, "must be a host name in its ASCII form, with a port or without")
 	}
 }

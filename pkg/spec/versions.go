@@ -5,9 +5,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/keywarden/keywarden/pkg/nearest"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // Versions leads a request to the service of the version that it asks for.
@@ -47,34 +48,13 @@ type VersionService struct {
 type Deprecated struct {
 	// Since is the day from which on the version should not be used any more
 	// (Deprecation, RFC 9745). It may lie ahead.
-	Since Date `json:"since"`
+	Since quantity.Date `json:"since"`
 
 	// Sunset is the day on which the version will be gone (RFC 8594).
-	Sunset Date `json:"sunset,omitempty"`
+	Sunset quantity.Date `json:"sunset,omitempty"`
 
 	// Link is the URL of a page that tells people what to do.
 	Link string `json:"link,omitempty"`
-}
-
-// Date is the beginning of a day in UTC, written 2027-01-31.
-type Date string
-
-// UnmarshalText reads a day that exists.
-func (d *Date) UnmarshalText(text []byte) error {
-	if _, err := time.Parse(time.DateOnly, string(text)); err != nil {
-		return errText("must be a day, such as 2027-01-31")
-	}
-	*d = Date(text)
-	return nil
-}
-
-// Time is the first moment of the day; of what is no day, the zero time.
-func (d Date) Time() time.Time {
-	t, err := time.Parse(time.DateOnly, string(d))
-	if err != nil {
-		return time.Time{}
-	}
-	return t
 }
 
 // MediaTypeVersion stands for the version in a media type.
@@ -92,22 +72,22 @@ func (vs *Versions) validate(path string, r *Route, v *validator) {
 	vs.From.validate(path+".from", r, v)
 	switch {
 	case len(vs.Services) == 0:
-		v.fail(path+".services", "must name at least one version")
+		v.Fail(path+".services", "must name at least one version")
 	case len(vs.Services) > maxVersions:
-		v.fail(path+".services", "must not name more than %d", maxVersions)
+		v.Fail(path+".services", "must not name more than %d", maxVersions)
 		return
 	}
 	var names []string
-	firsts := make(firsts, len(vs.Services))
+	taken := make(check.Firsts, len(vs.Services))
 	for i := range vs.Services {
-		of, at := &vs.Services[i], index(path+".services", i)
+		of, at := &vs.Services[i], check.Index(path+".services", i)
 		if of.Version == "" {
-			v.required(at + ".version")
-		} else if !isName(of.Version) {
-			v.fail(at+".version", "must consist of at most %d letters, digits, dots, hyphens and underscores, and begin with a letter or digit", maxName)
+			v.Required(at + ".version")
+		} else if !check.IsName(of.Version) {
+			v.Fail(at+".version", "must consist of at most %d letters, digits, dots, hyphens and underscores, and begin with a letter or digit", check.MaxName)
 		}
 		// Media types are the same in upper and lower case, so versions differ by more.
-		firsts.unique(v, at+".version", strings.ToLower(of.Version))
+		taken.Unique(&v.Checker, at+".version", strings.ToLower(of.Version))
 		names = append(names, of.Version)
 		v.serviceName(at+".service", of.Service)
 		if of.Deprecated != nil {
@@ -115,7 +95,7 @@ func (vs *Versions) validate(path string, r *Route, v *validator) {
 		}
 	}
 	if vs.Default != "" && !slices.Contains(names, vs.Default) {
-		v.fail(path+".default", "no version is named %s%s", quote(vs.Default), nearest.Question(vs.Default, names))
+		v.Fail(path+".default", "no version is named %s%s", check.Quote(vs.Default), nearest.Question(vs.Default, names))
 	}
 }
 
@@ -128,22 +108,22 @@ func (f VersionFrom) validate(path string, r *Route, v *validator) {
 	}
 	switch {
 	case given != 1:
-		v.fail(path, "must have one of header, media_type and path")
+		v.Fail(path, "must have one of header, media_type and path")
 		return
-	case f.Header != "" && !isToken(f.Header):
-		v.fail(path+".header", "must be the name of a header field")
+	case f.Header != "" && !check.IsToken(f.Header):
+		v.Fail(path+".header", "must be the name of a header field")
 	case f.MediaType != "" && !isVersionedType(f.MediaType):
-		v.fail(path+".media_type", "must be a media type with {version} once after the slash, such as application/vnd.acme.{version}+json")
+		v.Fail(path+".media_type", "must be a media type with {version} once after the slash, such as application/vnd.acme.{version}+json")
 	case f.Path && r.Match.Path.Prefix == "":
-		v.fail(path+".path", "belongs to routes that match a prefix")
+		v.Fail(path+".path", "belongs to routes that match a prefix")
 	}
 	switch {
 	case f.Strip && !f.Path:
-		v.fail(path+".strip", "belongs to path")
+		v.Fail(path+".strip", "belongs to path")
 	case f.Strip && r.StripPrefix != "" && r.StripPrefix != r.Match.Path.Prefix:
-		v.fail(path+".strip", "needs strip_prefix to be the whole prefix, or not there")
+		v.Fail(path+".strip", "needs strip_prefix to be the whole prefix, or not there")
 	case f.Strip && r.Rewrite != nil:
-		v.fail(path+".strip", "cannot be given together with rewrite")
+		v.Fail(path+".strip", "cannot be given together with rewrite")
 	}
 }
 
@@ -169,17 +149,17 @@ func isTypeName(s string) bool {
 
 func (d *Deprecated) validate(path string, v *validator) {
 	if d.Since == "" {
-		v.required(path + ".since")
+		v.Required(path + ".since")
 	}
 	if d.Sunset != "" && d.Sunset.Time().Before(d.Since.Time()) {
-		v.fail(path+".sunset", "must not be before since")
+		v.Fail(path+".sunset", "must not be before since")
 	}
 	if d.Link == "" {
 		return
 	}
 	u, err := url.Parse(d.Link)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(d.Link, "<>\" ") || !isASCII(d.Link) {
-		v.fail(path+".link", "must be an http or https URL")
+		v.Fail(path+".link", "must be an http or https URL")
 	}
 }
 

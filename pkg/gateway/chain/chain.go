@@ -1,6 +1,6 @@
 // Package chain makes the policies of a route from what the gateway document says
 // of them: each with its step, its mode and its condition, in the fixed order of
-// [spec.Policies]. It knows every kind of policy, and the packages of the policies
+// [policies.Policies]. It knows every kind of policy, and the packages of the policies
 // know nothing of one another. What a policy keeps from request to request, such as
 // the counters of a limit, lives on from one document to the next by its identity.
 //
@@ -19,7 +19,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // Options is what chains are made with. Authenticator is required.
@@ -85,13 +86,13 @@ func (b *Builder) Document(before *Kept) *Document {
 func (d *Document) Kept() *Kept { return d.kept }
 
 // Rules makes the chain of a route. A policy that is not there has no step.
-func (d *Document) Rules(route string, p *spec.Policies) ([]policy.Rule, error) {
+func (d *Document) Rules(route string, p *policies.Policies) ([]policy.Rule, error) {
 	if p.MaxBody == nil && d.BodyLimit > 0 {
-		p.MaxBody = &spec.MaxBody{Gate: spec.Gate{Mode: spec.Enforce}, Limit: spec.Size(d.BodyLimit)}
+		p.MaxBody = &policies.MaxBody{Gate: policies.Gate{Mode: policies.Enforce}, Limit: quantity.Size(d.BodyLimit)}
 	}
 	var rules []policy.Rule
 	for _, named := range p.List() {
-		if named.Gate.Mode == spec.Off {
+		if named.Gate.Mode == policies.Off {
 			continue
 		}
 		step, err := d.step(route, named.Name, p)
@@ -99,7 +100,7 @@ func (d *Document) Rules(route string, p *spec.Policies) ([]policy.Rule, error) 
 			return nil, fmt.Errorf("%s: %w", named.Name, err)
 		}
 		rule := policy.Rule{Step: step, Name: named.Name, Text: named.Gate.When}
-		if named.Gate.Mode == spec.Shadow {
+		if named.Gate.Mode == policies.Shadow {
 			rule.Mode = policy.Shadow
 		}
 		if rule.When, err = d.condition(named.Gate.When); err != nil {

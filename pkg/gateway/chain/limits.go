@@ -9,7 +9,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/concurrency"
 	policylimit "github.com/keywarden/keywarden/pkg/gateway/policy/ratelimit"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
 // limitSubjects is how many subjects one limit remembers: about 60 MB when all are
@@ -63,7 +63,7 @@ func (id limitIdentity) key() string {
 }
 
 // rateLimit makes the step of the limits of a route.
-func (d *Document) rateLimit(route string, l *spec.RateLimits) (policy.Step, error) {
+func (d *Document) rateLimit(route string, l *policies.RateLimits) (policy.Step, error) {
 	limits := make([]policylimit.Limit, len(l.Limits))
 	for i := range l.Limits {
 		of := &l.Limits[i]
@@ -91,7 +91,7 @@ type placesIdentity struct {
 }
 
 // concurrency makes the step of the limits of requests at once of a route.
-func (d *Document) concurrency(route string, c *spec.Concurrency) (policy.Step, error) {
+func (d *Document) concurrency(route string, c *policies.Concurrency) (policy.Step, error) {
 	limits := make([]concurrency.Limit, len(c.Limits))
 	for i := range c.Limits {
 		of := &c.Limits[i]

@@ -22,12 +22,13 @@ import (
 	policylimit "github.com/keywarden/keywarden/pkg/gateway/policy/ratelimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/securityheaders"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/timeout"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // step makes the step of one policy. The zero step is that of a policy which the
 // end of the route carries out.
-func (d *Document) step(route, name string, p *spec.Policies) (policy.Step, error) {
+func (d *Document) step(route, name string, p *policies.Policies) (policy.Step, error) {
 	switch name {
 	case "allow_ips":
 		return ipfilter.Allow(prefixes(p.AllowIPs.Networks))
@@ -74,17 +75,17 @@ func (d *Document) step(route, name string, p *spec.Policies) (policy.Step, erro
 
 // Standing tells, for as long as a stream lasts, whether the credential that opened
 // it would still do.
-func (b *Builder) Standing(a *spec.Auth) policy.Check {
+func (b *Builder) Standing(a *policies.Auth) policy.Check {
 	return auth.Standing(b.Authenticator, authConfig(a))
 }
 
-func authConfig(a *spec.Auth) auth.Config {
+func authConfig(a *policies.Auth) auth.Config {
 	return auth.Config{
-		Accept: methods(a.Methods), Optional: a.Mode == spec.AuthOptional, Scopes: a.Scopes, Roles: roles(a.Roles),
+		Accept: methods(a.Methods), Optional: a.Mode == policies.AuthOptional, Scopes: a.Scopes, Roles: roles(a.Roles),
 	}
 }
 
-func securityConfig(s *spec.SecurityHeaders) securityheaders.Config {
+func securityConfig(s *policies.SecurityHeaders) securityheaders.Config {
 	return securityheaders.Config{
 		StrictTransportSecurity: s.StrictTransportSecurity, ContentTypeOptions: s.ContentTypeOptions,
 		FrameOptions: s.FrameOptions, ContentSecurityPolicy: s.ContentSecurityPolicy, ReferrerPolicy: s.ReferrerPolicy,
@@ -94,7 +95,7 @@ func securityConfig(s *spec.SecurityHeaders) securityheaders.Config {
 	}
 }
 
-func prefixes(networks []spec.Network) []netip.Prefix {
+func prefixes(networks []quantity.Network) []netip.Prefix {
 	list := make([]netip.Prefix, len(networks))
 	for i, n := range networks {
 		list[i] = n.Prefix()
@@ -110,15 +111,15 @@ func roles(names []string) []access.Role {
 	return list
 }
 
-func methods(list []spec.AuthMethod) access.Methods {
+func methods(list []policies.AuthMethod) access.Methods {
 	var set access.Methods
 	for _, m := range list {
 		switch m {
-		case spec.AuthJWT:
+		case policies.AuthJWT:
 			set |= access.MethodToken
-		case spec.AuthKey:
+		case policies.AuthKey:
 			set |= access.MethodKey
-		case spec.AuthCertificate:
+		case policies.AuthCertificate:
 			set |= access.MethodCertificate
 		}
 	}

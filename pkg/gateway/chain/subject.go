@@ -9,24 +9,24 @@ import (
 	"github.com/keywarden/keywarden/pkg/expression"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
-	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
 // subjectOf is whom a request counts for.
-func subjectOf(l *spec.Subject, route string) (func(*http.Request) (string, error), error) {
+func subjectOf(l *policies.Subject, route string) (func(*http.Request) (string, error), error) {
 	switch l.By {
-	case spec.ByAddress:
+	case policies.ByAddress:
 		return func(r *http.Request) (string, error) { return network(reqctx.From(r.Context())), nil }, nil
-	case spec.ByUser:
+	case policies.ByUser:
 		return ofPrincipal(func(p *access.Principal) string { return p.UserID }), nil
-	case spec.ByKey:
+	case policies.ByKey:
 		return ofPrincipal(func(p *access.Principal) string { return p.KeyID }), nil
-	case spec.ByService:
+	case policies.ByService:
 		return func(r *http.Request) (string, error) { return "service " + reqctx.From(r.Context()).Service, nil }, nil
-	case spec.ByHeader:
+	case policies.ByHeader:
 		name := http.CanonicalHeaderKey(l.Header)
 		return func(r *http.Request) (string, error) { return r.Header.Get(name), nil }, nil
-	case spec.ByExpression:
+	case policies.ByExpression:
 		e, err := expression.Compile(l.Expression, expression.String)
 		if err != nil {
 			return nil, err
@@ -60,7 +60,7 @@ func network(info *reqctx.Info) string {
 
 // costOf is how much a request takes; nil for 1. A field that says nothing costs 1,
 // and one that holds no whole number is refused, not a discount.
-func costOf(l *spec.Cost) (func(*http.Request) (int64, error), error) {
+func costOf(l *policies.Cost) (func(*http.Request) (int64, error), error) {
 	switch {
 	case l.CostHeader != "":
 		name := http.CanonicalHeaderKey(l.CostHeader)

@@ -17,6 +17,9 @@ import (
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+	"github.com/keywarden/keywarden/pkg/spec/services"
 	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
@@ -54,24 +57,24 @@ type writer struct {
 // nil for all others.
 func written(t reflect.Type) map[string]any {
 	switch t {
-	case reflect.TypeFor[spec.Duration]():
+	case reflect.TypeFor[quantity.Duration]():
 		return map[string]any{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`, "examples": []string{"500ms", "30s", "2m"}}
-	case reflect.TypeFor[spec.Size]():
+	case reflect.TypeFor[quantity.Size]():
 		return map[string]any{"type": "string", "pattern": `^[0-9]+ ?(B|KiB|MiB|GiB|TiB)$`, "examples": []string{"64KiB", "10MiB"}}
-	case reflect.TypeFor[spec.Network]():
+	case reflect.TypeFor[quantity.Network]():
 		return map[string]any{"type": "string", "examples": []string{"10.0.0.0/8", "2001:db8::/32"}}
-	case reflect.TypeFor[spec.StatusRange]():
+	case reflect.TypeFor[quantity.StatusRange]():
 		return map[string]any{"type": []string{"string", "integer"}, "examples": []string{"200", "200-299"}}
-	case reflect.TypeFor[spec.Port]():
+	case reflect.TypeFor[services.Port]():
 		return map[string]any{"type": []string{"string", "integer"}, "examples": []any{"http", 8080}}
-	case reflect.TypeFor[spec.Date]():
+	case reflect.TypeFor[quantity.Date]():
 		return map[string]any{"type": "string", "format": "date", "examples": []string{"2027-01-31"}}
-	case reflect.TypeFor[spec.Rate]():
+	case reflect.TypeFor[policies.Rate]():
 		return map[string]any{"type": "string", "pattern": `^([1-9][0-9]*p[smh]|[0-9]+/[0-9.]+(ms|s|m|h)([0-9.]+(s|m))*)$`, "examples": []string{"100/1m", "30pm", "10ps"}}
-	case reflect.TypeFor[spec.Mode]():
-		return map[string]any{"enum": []spec.Mode{spec.Enforce, spec.Shadow, spec.Off}}
-	case reflect.TypeFor[spec.AuthMode]():
-		return map[string]any{"enum": []any{spec.AuthRequired, spec.AuthOptional, spec.AuthShadow, spec.AuthNone, spec.Enforce, spec.Off}}
+	case reflect.TypeFor[policies.Mode]():
+		return map[string]any{"enum": []policies.Mode{policies.Enforce, policies.Shadow, policies.Off}}
+	case reflect.TypeFor[policies.AuthMode]():
+		return map[string]any{"enum": []any{policies.AuthRequired, policies.AuthOptional, policies.AuthShadow, policies.AuthNone, policies.Enforce, policies.Off}}
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
-package spec
+package policies
 
-import "github.com/keywarden/keywarden/pkg/expression"
+import (
+	"github.com/keywarden/keywarden/pkg/expression"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+)
 
 // Subject says whom a request counts for.
 type Subject struct {
@@ -35,52 +38,52 @@ type Cost struct {
 type limit[T any] interface {
 	*T
 	name() string
-	validate(path string, v *validator)
+	Validate(path string, v *check.Checker)
 }
 
 // maxLimits bounds the limits of one kind that a route has.
 const maxLimits = 8
 
 // limits checks the items of a policy.
-func limits[T any, L limit[T]](path string, list []T, v *validator) {
+func limits[T any, L limit[T]](path string, list []T, v *check.Checker) {
 	if len(list) == 0 {
-		v.fail(path, "must name at least one limit")
+		v.Fail(path, "must name at least one limit")
 	}
 	if len(list) > maxLimits {
-		v.fail(path, "must not name more than %d limits", maxLimits)
+		v.Fail(path, "must not name more than %d limits", maxLimits)
 		return
 	}
-	names := make(firsts, len(list))
+	names := make(check.Firsts, len(list))
 	for i := range list {
 		item := L(&list[i])
-		item.validate(index(path, i), v)
-		names.unique(v, index(path, i)+".name", item.name())
+		item.Validate(check.Index(path, i), v)
+		names.Unique(v, check.Index(path, i)+".name", item.name())
 	}
 }
 
-func (s *Subject) validate(path string, v *validator) {
-	if !v.oneOf(path+".by", s.By, ByAddress, ByUser, ByKey, ByRoute, ByService, ByHeader, ByExpression) {
+func (s *Subject) Validate(path string, v *check.Checker) {
+	if !v.OneOf(path+".by", s.By, ByAddress, ByUser, ByKey, ByRoute, ByService, ByHeader, ByExpression) {
 		return
 	}
 	switch {
 	case s.By == ByHeader && s.Header == "":
-		v.required(path + ".header")
+		v.Required(path + ".header")
 	case s.By != ByHeader && s.Header != "":
-		v.fail(path+".header", "belongs to by: header")
-	case s.By == ByHeader && !isToken(s.Header):
-		v.fail(path+".header", "must be the name of a header field")
+		v.Fail(path+".header", "belongs to by: header")
+	case s.By == ByHeader && !check.IsToken(s.Header):
+		v.Fail(path+".header", "must be the name of a header field")
 	}
 	switch {
 	case s.By == ByExpression && s.Expression == "":
-		v.required(path + ".expression")
+		v.Required(path + ".expression")
 	case s.By != ByExpression && s.Expression != "":
-		v.fail(path+".expression", "belongs to by: expression")
+		v.Fail(path+".expression", "belongs to by: expression")
 	case s.By == ByExpression:
-		v.compiles(path+".expression", s.Expression, expression.String)
+		v.Compiles(path+".expression", s.Expression, expression.String)
 	}
 }
 
-func (c *Cost) validate(path string, v *validator) {
+func (c *Cost) Validate(path string, v *check.Checker) {
 	costs := 0
 	for _, given := range []bool{c.Cost != 0, c.CostHeader != "", c.CostExpression != ""} {
 		if given {
@@ -89,19 +92,12 @@ func (c *Cost) validate(path string, v *validator) {
 	}
 	switch {
 	case costs > 1:
-		v.fail(path, "must have one of cost, cost_header and cost_expression")
+		v.Fail(path, "must have one of cost, cost_header and cost_expression")
 	case c.Cost < 0:
-		v.fail(path+".cost", "must be above 0")
-	case c.CostHeader != "" && !isToken(c.CostHeader):
-		v.fail(path+".cost_header", "must be the name of a header field")
+		v.Fail(path+".cost", "must be above 0")
+	case c.CostHeader != "" && !check.IsToken(c.CostHeader):
+		v.Fail(path+".cost_header", "must be the name of a header field")
 	case c.CostExpression != "":
-		v.compiles(path+".cost_expression", c.CostExpression, expression.Int)
-	}
-}
-
-// compiles checks an expression with another result than a condition's.
-func (v *validator) compiles(path, text string, want expression.Type) {
-	if _, err := expression.Compile(text, want); err != nil {
-		v.fail(path, "is not an expression for a %s: %s", want, err.Error())
+		v.Compiles(path+".cost_expression", c.CostExpression, expression.Int)
 	}
 }

@@ -1,6 +1,10 @@
-package spec
+package policies
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
+)
 
 // BasicAuth presents a user name and a password (RFC 7617) to the service, in
 // place of the caller's credential.
@@ -16,14 +20,14 @@ type BasicAuth struct {
 // maxUsername bounds a user name, in bytes.
 const maxUsername = 256
 
-func (b *BasicAuth) validate(path string, v *validator) {
+func (b *BasicAuth) Validate(path string, v *check.Checker) {
 	switch {
 	case b.Username == "":
-		v.required(path + ".username")
+		v.Required(path + ".username")
 	case len(b.Username) > maxUsername || strings.ContainsFunc(b.Username, func(c rune) bool { return c == ':' || c < ' ' || c == 0x7F }):
-		v.fail(path+".username", "must be at most %d bytes, without a colon and control characters", maxUsername)
+		v.Fail(path+".username", "must be at most %d bytes, without a colon and control characters", maxUsername)
 	}
 	if b.PasswordFile == "" {
-		v.required(path + ".password_file")
+		v.Required(path + ".password_file")
 	}
 }

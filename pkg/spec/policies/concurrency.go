@@ -1,4 +1,6 @@
-package spec
+package policies
+
+import "github.com/keywarden/keywarden/pkg/spec/check"
 
 // Concurrency bounds how many requests of somebody are worked on at once, in each
 // replica. Streams and WebSockets count for as long as they last.
@@ -24,14 +26,14 @@ func (*Concurrency) Short() string { return "limits" }
 // maxConcurrent bounds the requests of one subject at once.
 const maxConcurrent = 1_000_000
 
-func (c *Concurrency) validate(path string, v *validator) {
+func (c *Concurrency) Validate(path string, v *check.Checker) {
 	limits(path+".limits", c.Limits, v)
 }
 
 func (l *ConcurrencyLimit) name() string { return l.Name }
 
-func (l *ConcurrencyLimit) validate(path string, v *validator) {
-	v.name(path, l.Name)
-	l.Subject.validate(path, v)
-	v.between(path+".limit", l.Limit, 1, maxConcurrent)
+func (l *ConcurrencyLimit) Validate(path string, v *check.Checker) {
+	v.Name(path, l.Name)
+	l.Subject.Validate(path, v)
+	v.Between(path+".limit", l.Limit, 1, maxConcurrent)
 }

@@ -1,9 +1,10 @@
-package spec
+package policies
 
 import (
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/header"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // SecurityHeaders adds the header fields by which browsers protect a site to every
@@ -48,7 +49,7 @@ type SecurityHeaders struct {
 // headerOff as a value leaves a field alone.
 const headerOff = "off"
 
-func (s *SecurityHeaders) validate(path string, v *validator) {
+func (s *SecurityHeaders) Validate(path string, v *check.Checker) {
 	for _, f := range []struct {
 		name, value string
 		of          []string // nil: any text
@@ -71,13 +72,13 @@ func (s *SecurityHeaders) validate(path string, v *validator) {
 		switch {
 		case f.value == "" || f.value == headerOff:
 		case f.of != nil:
-			v.oneOf(path+"."+f.name, f.value, append(f.of, headerOff)...)
+			v.OneOf(path+"."+f.name, f.value, append(f.of, headerOff)...)
 		default:
-			v.fieldValue(path+"."+f.name, f.value)
+			v.FieldValue(path+"."+f.name, f.value)
 		}
 	}
 	if hsts := s.StrictTransportSecurity; hsts != "" && hsts != headerOff && !strings.HasPrefix(strings.ToLower(hsts), "max-age=") {
-		v.fail(path+".strict_transport_security", "must begin with max-age=, such as max-age=31536000; includeSubDomains")
+		v.Fail(path+".strict_transport_security", "must begin with max-age=, such as max-age=31536000; includeSubDomains")
 	}
-	v.fieldNames(path+".remove", s.Remove, header.CheckResponse)
+	v.FieldNames(path+".remove", s.Remove, header.CheckResponse)
 }

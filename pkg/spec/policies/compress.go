@@ -1,4 +1,9 @@
-package spec
+package policies
+
+import (
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+)
 
 // Compress compresses answers that the client can read compressed and that the
 // service has not compressed itself.
@@ -9,11 +14,11 @@ type Compress struct {
 	Types []string `json:"types"`
 
 	// MinSize is the least size of an answer that is worth it; one of unknown size is.
-	MinSize Size `json:"min_size"`
+	MinSize quantity.Size `json:"min_size"`
 }
 
 // defaultMinSize is what fits into one packet anyway, in bytes.
-const defaultMinSize = Size(1 << 10)
+const defaultMinSize = quantity.Size(1 << 10)
 
 // SetDefaults fills in what a document need not say.
 func (c *Compress) SetDefaults() {
@@ -24,15 +29,15 @@ func (c *Compress) SetDefaults() {
 	}
 }
 
-func (c *Compress) normalise() {
+func (c *Compress) Normalise() {
 	for i := range c.Types {
-		c.Types[i] = lower(c.Types[i])
+		c.Types[i] = check.Lower(c.Types[i])
 	}
 }
 
-func (c *Compress) validate(path string, v *validator) {
-	v.distinct(path+".types", c.Types, maxMediaTypes, "a media type such as application/json or text/*, without parameters", isMediaRange)
+func (c *Compress) Validate(path string, v *check.Checker) {
+	v.Distinct(path+".types", c.Types, maxMediaTypes, "a media type such as application/json or text/*, without parameters", isMediaRange)
 	if c.MinSize <= 0 {
-		v.fail(path+".min_size", "must be above 0")
+		v.Fail(path+".min_size", "must be above 0")
 	}
 }

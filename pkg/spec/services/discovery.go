@@ -1,4 +1,4 @@
-package spec
+package services
 
 import (
 	"strconv"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // Discovery is where the targets of a service are looked up while it runs, in
@@ -25,9 +27,9 @@ type DNSDiscovery struct {
 	// Type is the type of the records; without it, A and AAAA are both asked for.
 	Type string `json:"type,omitempty" enum:"A,AAAA,SRV"`
 
-	Port     int      `json:"port,omitempty"` // of addresses; SRV records have their own
-	Scheme   string   `json:"scheme" enum:"http,https"`
-	Interval Duration `json:"interval"`
+	Port     int               `json:"port,omitempty"` // of addresses; SRV records have their own
+	Scheme   string            `json:"scheme" enum:"http,https"`
+	Interval quantity.Duration `json:"interval"`
 
 	// Server is the name server, an address with an optional port, instead of those
 	// of the system.
@@ -77,7 +79,7 @@ type Port string
 // UnmarshalText reads a name (RFC 6335 section 5.1) or a number.
 func (p *Port) UnmarshalText(text []byte) error {
 	if !Port(text).valid() {
-		return errText("must be the name of a port, such as http, or a number from 1 to 65535")
+		return check.ErrText("must be the name of a port, such as http, or a number from 1 to 65535")
 	}
 	*p = Port(text)
 	return nil
@@ -87,7 +89,7 @@ func (p Port) valid() bool {
 	if n, err := strconv.Atoi(string(p)); err == nil {
 		return n >= 1 && n <= 65535 && strconv.Itoa(n) == string(p)
 	}
-	return len(p) <= 15 && isLabel(string(p))
+	return len(p) <= 15 && check.IsLabel(string(p))
 }
 
 // Number is the port as a number; 0 when it is a name.
@@ -108,14 +110,13 @@ const (
 
 // Bounds of discovery.
 const (
-	minInterval  = Duration(time.Second)
+	minInterval  = quantity.Duration(time.Second)
 	maxEndpoints = 16
-	maxWord      = 256 // bytes of a prefix, a user name, a tag
 )
 
 // SetDefaults fills in what a document need not say.
 func (d *DNSDiscovery) SetDefaults() {
-	d.Scheme, d.Interval = schemeHTTP, Duration(10*time.Second)
+	d.Scheme, d.Interval = schemeHTTP, quantity.Duration(10*time.Second)
 }
 
 // SetDefaults fills in what a document need not say.
@@ -142,9 +143,9 @@ func (d *Discovery) Scheme() string {
 	return ""
 }
 
-func (d *Discovery) normalise() {
+func (d *Discovery) Normalise() {
 	if d.DNS != nil {
-		d.DNS.Name = lower(d.DNS.Name)
+		d.DNS.Name = check.Lower(d.DNS.Name)
 		if host, port, err := canonical.Host(d.DNS.Server); err == nil {
 			d.DNS.Server = host + ":" + orDNSPort(port)
 		}
@@ -178,166 +179,126 @@ func normalURL(text string) string {
 	return text
 }
 
-func (d *Discovery) validate(path string, v *validator) {
+func (d *Discovery) Validate(path string, v *check.Checker) {
 	kinds := 0
 	if d.DNS != nil {
 		kinds++
-		d.DNS.validate(path+".dns", v)
+		d.DNS.Validate(path+".dns", v)
 	}
 	if d.Etcd != nil {
 		kinds++
-		d.Etcd.validate(path+".etcd", v)
+		d.Etcd.Validate(path+".etcd", v)
 	}
 	if d.Consul != nil {
 		kinds++
-		d.Consul.validate(path+".consul", v)
+		d.Consul.Validate(path+".consul", v)
 	}
 	if d.Kubernetes != nil {
 		kinds++
-		d.Kubernetes.validate(path+".kubernetes", v)
+		d.Kubernetes.Validate(path+".kubernetes", v)
 	}
 	if kinds != 1 {
-		v.fail(path, "must have one of dns, etcd, consul and kubernetes")
+		v.Fail(path, "must have one of dns, etcd, consul and kubernetes")
 	}
 }
 
-func (d *DNSDiscovery) validate(path string, v *validator) {
+func (d *DNSDiscovery) Validate(path string, v *check.Checker) {
 	switch {
 	case d.Name == "":
-		v.required(path + ".name")
-	case !isDNSName(d.Name):
-		v.fail(path+".name", "must be a name of the DNS, such as users.internal or _http._tcp.users.internal")
+		v.Required(path + ".name")
+	case !check.IsDNSName(d.Name):
+		v.Fail(path+".name", "must be a name of the DNS, such as users.internal or _http._tcp.users.internal")
 	}
-	known := d.Type == "" || v.oneOf(path+".type", d.Type, RecordA, RecordAAAA, RecordSRV)
+	known := d.Type == "" || v.OneOf(path+".type", d.Type, RecordA, RecordAAAA, RecordSRV)
 	switch {
 	case known && d.Type == RecordSRV && d.Port != 0:
-		v.fail(path+".port", "belongs to addresses; SRV records have their own ports")
+		v.Fail(path+".port", "belongs to addresses; SRV records have their own ports")
 	case known && d.Type != RecordSRV && d.Port == 0:
-		v.required(path + ".port")
+		v.Required(path + ".port")
 	case d.Port != 0:
-		v.between(path+".port", d.Port, 1, 65535)
+		v.Between(path+".port", d.Port, 1, 65535)
 	}
-	v.scheme(path, d.Scheme)
-	if d.Interval < minInterval || d.Interval > maxTimeout {
-		v.fail(path+".interval", "must be from %s to %s", time.Duration(minInterval), time.Duration(maxTimeout))
+	scheme(v, path, d.Scheme)
+	if d.Interval < minInterval || d.Interval > check.MaxTimeout {
+		v.Fail(path+".interval", "must be from %s to %s", time.Duration(minInterval), time.Duration(check.MaxTimeout))
 	}
 	if d.Server != "" {
 		if host, port, err := canonical.Host(d.Server); err != nil || host+":"+port != d.Server {
-			v.fail(path+".server", "must be an address with an optional port, such as 127.0.0.1:5353")
+			v.Fail(path+".server", "must be an address with an optional port, such as 127.0.0.1:5353")
 		}
 	}
 }
 
-func (d *EtcdDiscovery) validate(path string, v *validator) {
+func (d *EtcdDiscovery) Validate(path string, v *check.Checker) {
 	if len(d.Endpoints) == 0 {
-		v.required(path + ".endpoints")
+		v.Required(path + ".endpoints")
 	}
 	if len(d.Endpoints) > maxEndpoints {
-		v.fail(path+".endpoints", "must not name more than %d", maxEndpoints)
+		v.Fail(path+".endpoints", "must not name more than %d", maxEndpoints)
 	}
 	tls := len(d.Endpoints) > 0
 	for i, endpoint := range d.Endpoints {
-		v.registryURL(index(path+".endpoints", i), endpoint)
+		registryURL(v, check.Index(path+".endpoints", i), endpoint)
 		tls = tls && strings.HasPrefix(endpoint, "https:")
 	}
-	v.word(path+".prefix", d.Prefix, true)
-	v.scheme(path, d.Scheme)
-	v.word(path+".username", d.Username, false)
+	v.Word(path+".prefix", d.Prefix, true)
+	scheme(v, path, d.Scheme)
+	v.Word(path+".username", d.Username, false)
 	if (d.Username == "") != (d.PasswordFile == "") {
-		v.fail(path, "must have both of username and password_file, or none")
+		v.Fail(path, "must have both of username and password_file, or none")
 	}
 	if d.TLS != nil {
 		d.TLS.validateFor(path+".tls", "https endpoints", tls, v)
 	}
 }
 
-func (d *ConsulDiscovery) validate(path string, v *validator) {
-	v.registryURL(path+".url", d.URL)
-	v.word(path+".service", d.Service, true)
-	v.word(path+".tag", d.Tag, false)
-	v.word(path+".datacenter", d.Datacenter, false)
-	v.scheme(path, d.Scheme)
+func (d *ConsulDiscovery) Validate(path string, v *check.Checker) {
+	registryURL(v, path+".url", d.URL)
+	v.Word(path+".service", d.Service, true)
+	v.Word(path+".tag", d.Tag, false)
+	v.Word(path+".datacenter", d.Datacenter, false)
+	scheme(v, path, d.Scheme)
 	if d.TLS != nil {
 		d.TLS.validateFor(path+".tls", "an https url", strings.HasPrefix(d.URL, "https:"), v)
 	}
 }
 
-func (d *KubernetesDiscovery) validate(path string, v *validator) {
+func (d *KubernetesDiscovery) Validate(path string, v *check.Checker) {
 	for _, name := range []struct{ field, value string }{{"namespace", d.Namespace}, {"service", d.Service}} {
 		switch {
 		case name.value == "":
-			v.required(path + "." + name.field)
-		case len(name.value) > maxName || !isLabel(name.value):
-			v.fail(path+"."+name.field, "must be a name of Kubernetes: at most %d small letters, digits and hyphens", maxName)
+			v.Required(path + "." + name.field)
+		case len(name.value) > check.MaxName || !check.IsLabel(name.value):
+			v.Fail(path+"."+name.field, "must be a name of Kubernetes: at most %d small letters, digits and hyphens", check.MaxName)
 		}
 	}
 	switch {
 	case d.Port == "":
-		v.required(path + ".port")
+		v.Required(path + ".port")
 	case !d.Port.valid():
-		v.fail(path+".port", "must be the name of a port, such as http, or a number from 1 to 65535")
+		v.Fail(path+".port", "must be the name of a port, such as http, or a number from 1 to 65535")
 	}
-	v.scheme(path, d.Scheme)
+	scheme(v, path, d.Scheme)
 	if d.APIURL != "" {
-		v.registryURL(path+".api_url", d.APIURL)
+		registryURL(v, path+".api_url", d.APIURL)
 	}
 	if d.CAFile != "" && strings.HasPrefix(d.APIURL, "http:") {
-		v.fail(path+".ca_file", "belongs to an https api_url")
+		v.Fail(path+".ca_file", "belongs to an https api_url")
 	}
 }
 
-func (v *validator) scheme(path, scheme string) {
-	v.oneOf(path+".scheme", scheme, schemeHTTP, schemeHTTPS)
+func scheme(v *check.Checker, path, word string) {
+	v.OneOf(path+".scheme", word, schemeHTTP, schemeHTTPS)
 }
 
 // registryURL checks the address of what is asked for targets.
-func (v *validator) registryURL(path, text string) {
+func registryURL(v *check.Checker, path, text string) {
 	switch u, err := parseServiceURL(text); {
 	case text == "":
-		v.required(path)
+		v.Required(path)
 	case err != nil:
-		v.fail(path, "%s", err.Error())
+		v.Fail(path, "%s", err.Error())
 	case u.String() != text:
-		v.fail(path, "is not in its normal form, %s", u)
+		v.Fail(path, "is not in its normal form, %s", u)
 	}
-}
-
-// word checks a name that another system has given.
-func (v *validator) word(path, text string, required bool) {
-	switch {
-	case text == "" && required:
-		v.required(path)
-	case len(text) > maxWord:
-		v.fail(path, "must not be longer than %d bytes", maxWord)
-	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		v.fail(path, "must not have control characters")
-	}
-}
-
-// isLabel reports whether s is letters, digits and hyphens between two of them
-// (RFC 1123 section 2.1), in lower case.
-func isLabel(s string) bool {
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
-		case c == '-' && i > 0 && i < len(s)-1:
-		default:
-			return false
-		}
-	}
-	return s != "" && len(s) <= 63
-}
-
-// isDNSName reports whether s is a name in lower case, with the underscores that
-// services have (RFC 2782); a dot at the end makes it absolute.
-func isDNSName(s string) bool {
-	if len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
-		if !isLabel(strings.TrimPrefix(label, "_")) {
-			return false
-		}
-	}
-	return true
 }

@@ -1,9 +1,10 @@
-package spec
+package policies
 
 import (
 	"slices"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // AuthMode says whether a route needs to know its caller.
@@ -59,7 +60,7 @@ const (
 // SetDefaults fills in what a document need not say.
 func (a *Auth) SetDefaults() { a.Mode = AuthRequired }
 
-func (a *Auth) normalise() {
+func (a *Auth) Normalise() {
 	switch a.Mode {
 	case AuthMode(Enforce):
 		a.Mode = AuthRequired
@@ -84,8 +85,8 @@ func (a *Auth) gate() Gate {
 	return g
 }
 
-func (a *Auth) validate(path string, v *validator) {
-	if !v.oneOf(path+".mode", string(a.Mode), string(AuthRequired), string(AuthOptional), string(AuthShadow), string(AuthNone)) {
+func (a *Auth) Validate(path string, v *check.Checker) {
+	if !v.OneOf(path+".mode", string(a.Mode), string(AuthRequired), string(AuthOptional), string(AuthShadow), string(AuthNone)) {
 		return
 	}
 	if a.Mode == AuthNone {
@@ -94,27 +95,27 @@ func (a *Auth) validate(path string, v *validator) {
 			given bool
 		}{{"methods", a.Methods != nil}, {"scopes", a.Scopes != nil}, {"roles", a.Roles != nil}} {
 			if f.given {
-				v.fail(path+"."+f.name, "means nothing with the mode none; remove one of the two")
+				v.Fail(path+"."+f.name, "means nothing with the mode none; remove one of the two")
 			}
 		}
 		return
 	}
 	if len(a.Methods) == 0 {
-		v.fail(path+".methods", "must name at least one of jwt, key and certificate")
+		v.Fail(path+".methods", "must name at least one of jwt, key and certificate")
 	}
 	for i, m := range a.Methods {
 		switch {
 		case !slices.Contains(authMethods(), m):
-			v.fail(index(path+".methods", i), "must be %s", words(authMethods()))
+			v.Fail(check.Index(path+".methods", i), "must be %s", words(authMethods()))
 		case slices.Contains(a.Methods[:i], m):
-			v.fail(index(path+".methods", i), "is named twice")
+			v.Fail(check.Index(path+".methods", i), "is named twice")
 		}
 	}
 	if a.Mode == AuthOptional && len(a.Scopes)+len(a.Roles) > 0 {
-		v.fail(path, "cannot demand scopes or roles with the mode optional: those who show no credential would need less than those who do")
+		v.Fail(path, "cannot demand scopes or roles with the mode optional: those who show no credential would need less than those who do")
 	}
-	v.distinct(path+".scopes", a.Scopes, maxScopes, "a scope such as orders:read", access.ValidScope)
-	v.distinct(path+".roles", a.Roles, maxRoles, "a role such as admin", isName)
+	v.Distinct(path+".scopes", a.Scopes, maxScopes, "a scope such as orders:read", access.ValidScope)
+	v.Distinct(path+".roles", a.Roles, maxRoles, "a role such as admin", check.IsName)
 }
 
 // authMethods lists all methods.

@@ -1,4 +1,6 @@
-package spec
+// Package quantity is the values of the gateway document that are written as text:
+// spans, sizes, networks, ranges of statuses and days, each with its unit or form.
+package quantity
 
 import (
 	"fmt"
@@ -57,7 +59,7 @@ func (n *Network) UnmarshalText(text []byte) error {
 		}
 		prefix = netip.PrefixFrom(addr, addr.BitLen())
 	}
-	network := Network(prefix).normal()
+	network := Network(prefix).Normal()
 	if !network.Prefix().IsValid() {
 		return bad
 	}
@@ -68,9 +70,9 @@ func (n *Network) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// normal is n without bits beyond its length, and as IPv4 when it is a range of
+// Normal is n without bits beyond its length, and as IPv4 when it is a range of
 // IPv4 addresses mapped into IPv6; a mapped range that holds more is invalid.
-func (n Network) normal() Network {
+func (n Network) Normal() Network {
 	p := netip.Prefix(n)
 	if p.Addr().Is4In6() {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
@@ -115,3 +117,29 @@ func (r StatusRange) MarshalText() ([]byte, error) {
 	}
 	return fmt.Appendf(nil, "%d-%d", r.From, r.To), nil
 }
+
+// Date is the beginning of a day in UTC, written 2027-01-31.
+type Date string
+
+// UnmarshalText reads a day that exists.
+func (d *Date) UnmarshalText(text []byte) error {
+	if _, err := time.Parse(time.DateOnly, string(text)); err != nil {
+		return errText("must be a day, such as 2027-01-31")
+	}
+	*d = Date(text)
+	return nil
+}
+
+// Time is the first moment of the day; of what is no day, the zero time.
+func (d Date) Time() time.Time {
+	t, err := time.Parse(time.DateOnly, string(d))
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// errText is an error whose text is a detail.
+type errText string
+
+func (e errText) Error() string { return string(e) }

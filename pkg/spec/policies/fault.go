@@ -1,6 +1,11 @@
-package spec
+package policies
 
-import "math"
+import (
+	"math"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+)
 
 // Fault makes requests fail on purpose, for drills.
 type Fault struct {
@@ -10,26 +15,26 @@ type Fault struct {
 	Percent float64 `json:"percent"`
 
 	// Delay is added before the request is forwarded.
-	Delay Duration `json:"delay,omitempty"`
+	Delay quantity.Duration `json:"delay,omitempty"`
 
 	// Abort answers with this status instead of forwarding.
 	Abort int `json:"abort,omitempty"`
 }
 
 // maxFaultDelay bounds the delay of a drill.
-const maxFaultDelay = Duration(60e9)
+const maxFaultDelay = quantity.Duration(60e9)
 
-func (f *Fault) validate(path string, v *validator) {
+func (f *Fault) Validate(path string, v *check.Checker) {
 	if math.IsNaN(f.Percent) || f.Percent <= 0 || f.Percent > 100 {
-		v.fail(path+".percent", "must be above 0 and at most 100")
+		v.Fail(path+".percent", "must be above 0 and at most 100")
 	}
 	if f.Delay == 0 && f.Abort == 0 {
-		v.fail(path, "must have delay, or abort, or both")
+		v.Fail(path, "must have delay, or abort, or both")
 	}
 	if f.Delay < 0 || f.Delay > maxFaultDelay {
-		v.fail(path+".delay", "must be from 0s to 1m")
+		v.Fail(path+".delay", "must be from 0s to 1m")
 	}
 	if f.Abort != 0 {
-		v.between(path+".abort", f.Abort, 400, 599)
+		v.Between(path+".abort", f.Abort, 400, 599)
 	}
 }

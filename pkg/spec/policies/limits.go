@@ -1,17 +1,22 @@
-package spec
+package policies
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+)
 
 // Networks is a list of networks that clients may, or may not, call from.
 type Networks struct {
 	Gate
-	Networks []Network `json:"networks"`
+	Networks []quantity.Network `json:"networks"`
 }
 
 // MaxBody bounds the body of a request.
 type MaxBody struct {
 	Gate
-	Limit Size `json:"limit"`
+	Limit quantity.Size `json:"limit"`
 }
 
 // Timeout bounds the whole exchange with the service, from its begin to the last
@@ -19,7 +24,7 @@ type MaxBody struct {
 // server-sent events (text/event-stream) has begun, it no longer counts.
 type Timeout struct {
 	Gate
-	After Duration `json:"after"`
+	After quantity.Duration `json:"after"`
 }
 
 // Methods are the request methods that are accepted; others are answered with
@@ -55,52 +60,52 @@ func (*MediaTypes) Short() string { return "types" }
 // maxIPs bounds the networks of a policy: they are compared one by one.
 const maxIPs = 256
 
-func (n *Networks) validate(path string, v *validator) {
+func (n *Networks) Validate(path string, v *check.Checker) {
 	path += ".networks"
 	if len(n.Networks) == 0 {
-		v.fail(path, "must name at least one network; without the policy every address is allowed")
+		v.Fail(path, "must name at least one network; without the policy every address is allowed")
 	}
 	if len(n.Networks) > maxIPs {
-		v.fail(path, "must not name more than %d networks", maxIPs)
+		v.Fail(path, "must not name more than %d networks", maxIPs)
 		return
 	}
 	for i, network := range n.Networks {
 		switch {
-		case !network.Prefix().IsValid() || network != network.normal():
-			v.fail(index(path, i), "must be a network such as 10.0.0.0/8")
+		case !network.Prefix().IsValid() || network != network.Normal():
+			v.Fail(check.Index(path, i), "must be a network such as 10.0.0.0/8")
 		case slices.Contains(n.Networks[:i], network):
-			v.fail(index(path, i), "is named twice")
+			v.Fail(check.Index(path, i), "is named twice")
 		}
 	}
 }
 
-func (m *MaxBody) validate(path string, v *validator) {
+func (m *MaxBody) Validate(path string, v *check.Checker) {
 	if m.Limit <= 0 {
-		v.fail(path+".limit", "must be above 0")
+		v.Fail(path+".limit", "must be above 0")
 	}
 }
 
-func (t *Timeout) validate(path string, v *validator) { v.timeout(path+".after", t.After) }
+func (t *Timeout) Validate(path string, v *check.Checker) { v.Timeout(path+".after", t.After) }
 
-func (m *Methods) validate(path string, v *validator) {
+func (m *Methods) Validate(path string, v *check.Checker) {
 	if m.Methods == nil {
-		v.required(path + ".methods")
+		v.Required(path + ".methods")
 	}
-	validateMethods(path+".methods", m.Methods, v)
+	v.Methods(path+".methods", m.Methods)
 }
 
 // maxMediaTypes bounds the media types of a policy.
 const maxMediaTypes = 32
 
-func (m *MediaTypes) normalise() {
+func (m *MediaTypes) Normalise() {
 	for i := range m.Types {
-		m.Types[i] = lower(m.Types[i])
+		m.Types[i] = check.Lower(m.Types[i])
 	}
 }
 
-func (m *MediaTypes) validate(path string, v *validator) {
+func (m *MediaTypes) Validate(path string, v *check.Checker) {
 	if m.Types == nil {
-		v.required(path + ".types")
+		v.Required(path + ".types")
 	}
-	v.distinct(path+".types", m.Types, maxMediaTypes, "a media type such as application/json or image/*, without parameters", isMediaRange)
+	v.Distinct(path+".types", m.Types, maxMediaTypes, "a media type such as application/json or image/*, without parameters", isMediaRange)
 }

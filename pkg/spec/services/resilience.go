@@ -1,6 +1,11 @@
-package spec
+package services
 
-import "time"
+import (
+	"time"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
+)
 
 // Retry says when a request is sent once more, to another target where there is
 // one. Without it a request is sent again only when no connection could be made
@@ -16,8 +21,8 @@ type Retry struct {
 
 	// Backoff is the longest pause before the first retry; it doubles each time, up
 	// to MaxBackoff, and a random part of it is waited.
-	Backoff    Duration `json:"backoff"`
-	MaxBackoff Duration `json:"max_backoff"`
+	Backoff    quantity.Duration `json:"backoff"`
+	MaxBackoff quantity.Duration `json:"max_backoff"`
 
 	// Budget bounds retries to a share of the service's requests.
 	Budget float64 `json:"budget"`
@@ -41,11 +46,11 @@ func RetryReasons() []string {
 // SetDefaults fills in what a document need not say.
 func (r *Retry) SetDefaults() {
 	r.Attempts = 3
-	r.Backoff, r.MaxBackoff = Duration(25*time.Millisecond), Duration(time.Second)
+	r.Backoff, r.MaxBackoff = quantity.Duration(25*time.Millisecond), quantity.Duration(time.Second)
 	r.Budget = 0.2
 }
 
-func (r *Retry) normalise() {
+func (r *Retry) Normalise() {
 	if r.On == nil {
 		r.On = RetryReasons()
 	}
@@ -54,54 +59,54 @@ func (r *Retry) normalise() {
 // maxAttempts bounds what a document can ask for; the budget bounds the rest.
 const maxAttempts = 10
 
-func (r *Retry) validate(path string, v *validator) {
-	v.between(path+".attempts", r.Attempts, 1, maxAttempts)
+func (r *Retry) Validate(path string, v *check.Checker) {
+	v.Between(path+".attempts", r.Attempts, 1, maxAttempts)
 	if len(r.On) == 0 {
-		v.fail(path+".on", "must name at least one reason")
+		v.Fail(path+".on", "must name at least one reason")
 	}
 	for i, reason := range r.On {
-		v.oneOf(index(path+".on", i), reason, append(RetryReasons(), RetryTimeout)...)
+		v.OneOf(check.Index(path+".on", i), reason, append(RetryReasons(), RetryTimeout)...)
 	}
-	v.timeout(path+".backoff", r.Backoff)
-	v.timeout(path+".max_backoff", r.MaxBackoff)
-	v.share(path+".budget", r.Budget, false)
+	v.Timeout(path+".backoff", r.Backoff)
+	v.Timeout(path+".max_backoff", r.MaxBackoff)
+	v.Share(path+".budget", r.Budget, false)
 }
 
 // Breaker says when a service is not asked for a while.
 type Breaker struct {
-	ErrorRate   float64  `json:"error_rate"`
-	MinRequests int      `json:"min_requests"`
-	Window      Duration `json:"window"`
-	OpenFor     Duration `json:"open_for"`
-	Probes      int      `json:"probes"` // successes in a row that close it
+	ErrorRate   float64           `json:"error_rate"`
+	MinRequests int               `json:"min_requests"`
+	Window      quantity.Duration `json:"window"`
+	OpenFor     quantity.Duration `json:"open_for"`
+	Probes      int               `json:"probes"` // successes in a row that close it
 }
 
 // SetDefaults fills in what a document need not say.
 func (b *Breaker) SetDefaults() {
 	b.ErrorRate, b.MinRequests, b.Probes = 0.5, 20, 3
-	b.Window, b.OpenFor = Duration(10*time.Second), Duration(5*time.Second)
+	b.Window, b.OpenFor = quantity.Duration(10*time.Second), quantity.Duration(5*time.Second)
 }
 
-func (b *Breaker) validate(path string, v *validator) {
-	v.share(path+".error_rate", b.ErrorRate, false)
-	v.between(path+".min_requests", b.MinRequests, 1, 1_000_000)
-	v.between(path+".probes", b.Probes, 1, maxThreshold)
-	v.timeout(path+".window", b.Window)
-	v.timeout(path+".open_for", b.OpenFor)
+func (b *Breaker) Validate(path string, v *check.Checker) {
+	v.Share(path+".error_rate", b.ErrorRate, false)
+	v.Between(path+".min_requests", b.MinRequests, 1, 1_000_000)
+	v.Between(path+".probes", b.Probes, 1, maxThreshold)
+	v.Timeout(path+".window", b.Window)
+	v.Timeout(path+".open_for", b.OpenFor)
 }
 
 // Bulkhead bounds what waits for a service.
 type Bulkhead struct {
-	MaxInFlight int      `json:"max_in_flight"`
-	MaxQueue    int      `json:"max_queue,omitempty"`
-	QueueFor    Duration `json:"queue_for"`
+	MaxInFlight int               `json:"max_in_flight"`
+	MaxQueue    int               `json:"max_queue,omitempty"`
+	QueueFor    quantity.Duration `json:"queue_for"`
 }
 
 // SetDefaults fills in what a document need not say.
-func (b *Bulkhead) SetDefaults() { b.QueueFor = Duration(time.Second) }
+func (b *Bulkhead) SetDefaults() { b.QueueFor = quantity.Duration(time.Second) }
 
-func (b *Bulkhead) validate(path string, v *validator) {
-	v.between(path+".max_in_flight", b.MaxInFlight, 1, 1_000_000)
-	v.between(path+".max_queue", b.MaxQueue, 0, 1_000_000)
-	v.timeout(path+".queue_for", b.QueueFor)
+func (b *Bulkhead) Validate(path string, v *check.Checker) {
+	v.Between(path+".max_in_flight", b.MaxInFlight, 1, 1_000_000)
+	v.Between(path+".max_queue", b.MaxQueue, 0, 1_000_000)
+	v.Timeout(path+".queue_for", b.QueueFor)
 }

@@ -1,8 +1,10 @@
-package spec
+package services
 
 import (
 	"fmt"
 	"net/url"
+
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // Target is one address of a service.
@@ -25,78 +27,71 @@ type Target struct {
 // Bounds of targets.
 const (
 	maxTargets  = 1000
-	maxWeight   = 1000
+	MaxWeight   = 1000
 	maxPriority = 100
 )
 
 // SetDefaults fills in what a document need not say.
 func (t *Target) SetDefaults() { t.Weight = 1 }
 
-func (t *Target) normalise() {
+func (t *Target) Normalise() {
 	if u, err := parseServiceURL(t.URL); err == nil {
 		t.URL = u.String()
 	}
 }
 
-func (t *Target) validate(path string, v *validator) {
+func (t *Target) Validate(path string, v *check.Checker) {
 	switch u, err := parseServiceURL(t.URL); {
 	case t.URL == "":
-		v.required(path + ".url")
+		v.Required(path + ".url")
 	case err != nil:
-		v.fail(path+".url", "%s", err.Error())
+		v.Fail(path+".url", "%s", err.Error())
 	case u.Path != "":
-		v.fail(path+".url", "must not have a path; a service with several targets has its base path in path")
+		v.Fail(path+".url", "must not have a path; a service with several targets has its base path in path")
 	case u.String() != t.URL:
-		v.fail(path+".url", "is not in its normal form, %s", u)
+		v.Fail(path+".url", "is not in its normal form, %s", u)
 	}
-	v.between(path+".weight", t.Weight, 1, maxWeight)
-	v.between(path+".priority", t.Priority, 0, maxPriority)
-}
-
-// between checks a number, both bounds included.
-func (v *validator) between(path string, n, from, to int) {
-	if n < from || n > to {
-		v.fail(path, "must be from %d to %d", from, to)
-	}
+	v.Between(path+".weight", t.Weight, 1, MaxWeight)
+	v.Between(path+".priority", t.Priority, 0, maxPriority)
 }
 
 // validateTargets checks that a service has one way to name its addresses.
-func (s *Service) validateTargets(path string, v *validator) {
+func (s *Service) validateTargets(path string, v *check.Checker) {
 	switch {
 	case s.Discovery != nil && (s.URL != "" || s.Targets != nil):
-		v.fail(path+".discovery", "cannot be given together with url or targets")
+		v.Fail(path+".discovery", "cannot be given together with url or targets")
 	case s.URL != "" && s.Targets != nil:
-		v.fail(path+".targets", "cannot be given together with url")
+		v.Fail(path+".targets", "cannot be given together with url")
 	case s.URL == "" && s.Targets == nil && s.Discovery == nil:
-		v.fail(path+".url", "is required, or targets, or discovery")
+		v.Fail(path+".url", "is required, or targets, or discovery")
 	case s.Targets != nil && len(s.Targets) == 0:
-		v.fail(path+".targets", "must name at least one target")
+		v.Fail(path+".targets", "must name at least one target")
 	case len(s.Targets) > maxTargets:
-		v.fail(path+".targets", "must not name more than %d targets", maxTargets)
+		v.Fail(path+".targets", "must not name more than %d targets", maxTargets)
 	}
 	if s.Discovery != nil {
-		s.Discovery.validate(path+".discovery", v)
+		s.Discovery.Validate(path+".discovery", v)
 	}
-	seen, scheme := make(firsts, len(s.Targets)), ""
+	seen, scheme := make(check.Firsts, len(s.Targets)), ""
 	for i := range s.Targets {
-		at := index(path+".targets", i)
-		s.Targets[i].validate(at, v)
+		at := check.Index(path+".targets", i)
+		s.Targets[i].Validate(at, v)
 		if first, taken := seen[s.Targets[i].URL]; taken && s.Targets[i].URL != "" {
-			v.conflict(at+".url", "is named twice", first)
+			v.Conflict(at+".url", "is named twice", first)
 		}
 		seen[s.Targets[i].URL] = at
 		if u, err := parseServiceURL(s.Targets[i].URL); err == nil {
 			if scheme != "" && u.Scheme != scheme {
-				v.fail(at+".url", "must have the scheme of the other targets, %s", scheme)
+				v.Fail(at+".url", "must have the scheme of the other targets, %s", scheme)
 			}
 			scheme = u.Scheme
 		}
 	}
 	if s.Path != "" {
 		if s.URL != "" {
-			v.fail(path+".path", "belongs to targets; put it into url")
+			v.Fail(path+".path", "belongs to targets; put it into url")
 		} else {
-			v.path(path+".path", s.Path, true)
+			v.Path(path+".path", s.Path, true)
 		}
 	}
 }
@@ -115,7 +110,7 @@ func (s *Service) Addresses() (targets []Address, base *url.URL, err error) {
 	}
 	base = &url.URL{}
 	if s.Path != "" {
-		decoded, escaped, err := canonicalPath(s.Path)
+		decoded, escaped, err := check.CanonicalPath(s.Path)
 		if err != nil {
 			return nil, nil, err
 		}

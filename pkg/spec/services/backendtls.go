@@ -1,4 +1,6 @@
-package spec
+package services
+
+import "github.com/keywarden/keywarden/pkg/spec/check"
 
 // BackendTLS is how an https service is checked, and how the gateway shows who
 // it is. The files are read when the document is applied.
@@ -24,17 +26,17 @@ const (
 	ProtocolH2C   = "h2c"   // HTTP/2 without TLS
 )
 
-func (t *BackendTLS) validate(path string, https bool, v *validator) {
+func (t *BackendTLS) Validate(path string, https bool, v *check.Checker) {
 	t.validateFor(path, "https services", https, v)
 }
 
 // validateFor checks what a connection over TLS needs; whose it belongs to is for
 // the message.
-func (t *BackendTLS) validateFor(path, whose string, https bool, v *validator) {
+func (t *BackendTLS) validateFor(path, whose string, https bool, v *check.Checker) {
 	if !https {
-		v.fail(path, "belongs to %s", whose)
+		v.Fail(path, "belongs to %s", whose)
 	}
 	if (t.CertFile == "") != (t.KeyFile == "") {
-		v.fail(path, "must have both of cert_file and key_file, or none")
+		v.Fail(path, "must have both of cert_file and key_file, or none")
 	}
 }

@@ -1,10 +1,8 @@
-package spec
+package services
 
 import (
-	"slices"
-	"strings"
-
-	"github.com/keywarden/keywarden/pkg/nearest"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // Balance says how a service with several targets chooses one for a request.
@@ -17,7 +15,7 @@ type Balance struct {
 
 	// SlowStart is how long a target that was not well, and is again, takes less
 	// than its share.
-	SlowStart Duration `json:"slow_start,omitempty"`
+	SlowStart quantity.Duration `json:"slow_start,omitempty"`
 }
 
 // Hash is one of the things that requests have in common.
@@ -52,58 +50,32 @@ func balancePolicies() []string {
 // SetDefaults fills in what a document need not say.
 func (b *Balance) SetDefaults() { b.Policy = BalanceRoundRobin }
 
-func (b *Balance) validate(path string, v *validator) {
-	v.oneOf(path+".policy", b.Policy, balancePolicies()...)
+func (b *Balance) Validate(path string, v *check.Checker) {
+	v.OneOf(path+".policy", b.Policy, balancePolicies()...)
 	if b.SlowStart != 0 {
-		v.timeout(path+".slow_start", b.SlowStart)
+		v.Timeout(path+".slow_start", b.SlowStart)
 	}
 	switch {
 	case b.Hash == nil && b.Policy == BalanceConsistentHash:
-		v.required(path + ".hash")
+		v.Required(path + ".hash")
 	case b.Hash != nil && b.Policy != BalanceConsistentHash:
-		v.fail(path+".hash", "belongs to the policy consistent_hash")
+		v.Fail(path+".hash", "belongs to the policy consistent_hash")
 	case b.Hash != nil:
-		b.Hash.validate(path+".hash", v)
+		b.Hash.Validate(path+".hash", v)
 	}
 }
 
-func (h *Hash) validate(path string, v *validator) {
-	if !v.oneOf(path+".by", h.By, HashClient, HashUser, HashHeader, HashCookie) {
+func (h *Hash) Validate(path string, v *check.Checker) {
+	if !v.OneOf(path+".by", h.By, HashClient, HashUser, HashHeader, HashCookie) {
 		return
 	}
 	named := h.By == HashHeader || h.By == HashCookie
 	switch {
 	case named && h.Name == "":
-		v.required(path + ".name")
+		v.Required(path + ".name")
 	case !named && h.Name != "":
-		v.fail(path+".name", "belongs to header and cookie")
-	case named && !isToken(h.Name):
-		v.fail(path+".name", "must be the name of a %s", h.By)
+		v.Fail(path+".name", "belongs to header and cookie")
+	case named && !check.IsToken(h.Name):
+		v.Fail(path+".name", "must be the name of a %s", h.By)
 	}
-}
-
-// oneOf checks a word and reports whether it is good.
-func (v *validator) oneOf(path, word string, words ...string) bool {
-	if slices.Contains(words, word) {
-		return true
-	}
-	if word == "" {
-		v.required(path)
-		return false
-	}
-	v.fail(path, "must be one of %s%s", strings.Join(words, ", "), nearest.Question(word, words))
-	return false
-}
-
-// isToken reports whether s is a token (RFC 9110 section 5.6.2) that a field or
-// cookie can have as its name; underscores never reach a service.
-func isToken(s string) bool {
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
-		default:
-			return false
-		}
-	}
-	return s != "" && len(s) <= 128
 }

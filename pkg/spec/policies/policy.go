@@ -1,12 +1,15 @@
-package spec
+// Package policies is what the gateway document says of policies: what stands
+// between a request and its service. It owns their types with defaults and rules,
+// how one inherits from another, and the order in which they are asked. How they
+// work is the business of the packages below gateway/policy.
+package policies
 
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 
-	"github.com/keywarden/keywarden/pkg/nearest"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 	"github.com/keywarden/keywarden/pkg/strictyaml"
 )
 
@@ -60,16 +63,10 @@ type Policies struct {
 	Timeout         *Timeout         `json:"timeout,omitempty"`
 }
 
-// PolicySet is policies that routes use by name.
-type PolicySet struct {
-	Name string `json:"name"`
-	Policies
-}
-
 // policy is one of the policies.
 type policy interface {
 	gate() Gate
-	validate(path string, v *validator)
+	Validate(path string, v *check.Checker)
 }
 
 // NamedPolicy is a policy that is there, with its name in the document.
@@ -97,8 +94,8 @@ func (p *Policies) List() []NamedPolicy {
 	return list
 }
 
-// over returns p with what it does not say taken from base.
-func (p Policies) over(base *Policies) Policies {
+// Over returns p with what it does not say taken from base.
+func (p Policies) Over(base *Policies) Policies {
 	to, from := reflect.ValueOf(&p).Elem(), reflect.ValueOf(base).Elem()
 	for i := range to.NumField() {
 		if to.Field(i).IsNil() {
@@ -108,22 +105,12 @@ func (p Policies) over(base *Policies) Policies {
 	return p
 }
 
-// Effective returns the policies that count for a route of the document: its own,
-// those of the sets that it uses, and the defaults, without what is off. A route
-// for which nobody says otherwise has to be authenticated for.
-func (d *Document) Effective(r *Route) Policies {
-	p := r.Policies
-	for _, name := range slices.Backward(r.Use) {
-		if i := slices.IndexFunc(d.PolicySets, func(s PolicySet) bool { return s.Name == name }); i >= 0 {
-			p = p.over(&d.PolicySets[i].Policies)
-		}
-	}
-	if d.Defaults != nil {
-		p = p.over(d.Defaults)
-	}
+// Whole returns the policies as they count, when nobody else has a say: without
+// what is off, and with authentication, which has to be switched off by name.
+func (p Policies) Whole() Policies {
 	if p.Auth == nil {
 		p.Auth = &Auth{Mode: AuthRequired}
-		p.Auth.normalise()
+		p.Auth.Normalise()
 	}
 	of := reflect.ValueOf(&p).Elem()
 	for i := range of.NumField() {
@@ -134,7 +121,7 @@ func (d *Document) Effective(r *Route) Policies {
 	return p
 }
 
-func (p *Policies) normalise() {
+func (p *Policies) Normalise() {
 	of := reflect.ValueOf(p).Elem()
 	for i := range of.NumField() {
 		if of.Field(i).IsNil() {
@@ -144,61 +131,23 @@ func (p *Policies) normalise() {
 		if value, ok := value.(interface{ normaliseGate() }); ok {
 			value.normaliseGate()
 		}
-		if value, ok := value.(interface{ normalise() }); ok {
-			value.normalise()
+		if value, ok := value.(interface{ Normalise() }); ok {
+			value.Normalise()
 		}
 	}
 }
 
-func (p *Policies) validate(path string, v *validator) {
+func (p *Policies) Validate(path string, v *check.Checker) {
 	for _, policy := range p.List() {
 		at := path + "." + policy.Name
-		if policy.Name != "auth" && !v.oneOf(at+".mode", string(policy.Gate.Mode), string(Enforce), string(Shadow), string(Off)) {
+		if policy.Name != "auth" && !v.OneOf(at+".mode", string(policy.Gate.Mode), string(Enforce), string(Shadow), string(Off)) {
 			continue
 		}
 		if policy.Gate.When != "" {
-			v.condition(at+".when", policy.Gate.When, policy.Known)
+			v.Condition(at+".when", policy.Gate.When, policy.Known)
 		}
 		if policy.Gate.Mode != Off || policy.Name == "auth" {
-			policy.value.validate(at, v)
-		}
-	}
-}
-
-func (s *PolicySet) validate(path string, v *validator) {
-	v.name(path, s.Name)
-	s.Policies.validate(path, v)
-}
-
-// maxUse bounds the policy sets of a route.
-const maxUse = 16
-
-// use checks the names of policy sets.
-func (v *validator) use(path string, names []string) {
-	v.distinct(path, names, maxUse, "", func(name string) bool { return true })
-	for i, name := range names {
-		if name != "" && !slices.Contains(v.sets, name) {
-			v.fail(index(path, i), "no policy set is named %s%s", quote(name), nearest.Question(name, v.sets))
-		}
-	}
-}
-
-// distinct checks a list of words: not empty when it is there, none twice, each
-// of the form that is described.
-func (v *validator) distinct(path string, list []string, most int, form string, good func(string) bool) {
-	if list != nil && len(list) == 0 {
-		v.fail(path, "must name at least one; or remove it")
-	}
-	if len(list) > most {
-		v.fail(path, "must not name more than %d", most)
-		return
-	}
-	for i, word := range list {
-		switch {
-		case !good(word):
-			v.fail(index(path, i), "must be %s", form)
-		case slices.Contains(list[:i], word):
-			v.fail(index(path, i), "is named twice")
+			policy.value.Validate(at, v)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package spec
+package policies
 
 import (
 	"strconv"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/ratelimit"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // RateLimits bound how many requests somebody may make in a short time. A request
@@ -49,7 +50,7 @@ type Rate struct {
 
 // UnmarshalText reads both forms.
 func (r *Rate) UnmarshalText(text []byte) error {
-	const bad = errText("must be a rate such as 100/1m (units and window), or smoothed as 30pm, 10ps or 1000ph")
+	const bad = check.ErrText("must be a rate such as 100/1m (units and window), or smoothed as 30pm, 10ps or 1000ph")
 	number, window, ok := strings.Cut(string(text), "/")
 	if !ok {
 		l, err := ratelimit.ParseSpike(string(text))
@@ -83,7 +84,7 @@ func (*RateLimits) Short() string { return "limits" }
 // SetDefaults fills in what a document need not say.
 func (l *RateLimit) SetDefaults() { l.Algorithm = AlgorithmGCRA }
 
-func (l *RateLimits) validate(path string, v *validator) {
+func (l *RateLimits) Validate(path string, v *check.Checker) {
 	limits(path+".limits", l.Limits, v)
 }
 
@@ -103,21 +104,21 @@ func (l *RateLimit) Arithmetic() ratelimit.Limit {
 	return a
 }
 
-func (l *RateLimit) validate(path string, v *validator) {
-	v.name(path, l.Name)
-	l.Subject.validate(path, v)
-	v.oneOf(path+".algorithm", l.Algorithm, AlgorithmGCRA, AlgorithmSlidingWindow)
+func (l *RateLimit) Validate(path string, v *check.Checker) {
+	v.Name(path, l.Name)
+	l.Subject.Validate(path, v)
+	v.OneOf(path+".algorithm", l.Algorithm, AlgorithmGCRA, AlgorithmSlidingWindow)
 	switch {
 	case l.Rate == Rate{}:
-		v.required(path + ".rate")
+		v.Required(path + ".rate")
 	case l.Burst < 0:
-		v.fail(path+".burst", "must be above 0")
+		v.Fail(path+".burst", "must be above 0")
 	case l.Burst > 0 && (l.Rate.Smoothed || l.Algorithm == AlgorithmSlidingWindow):
-		v.fail(path+".burst", "means nothing for a smoothed rate or a sliding window; remove it")
+		v.Fail(path+".burst", "means nothing for a smoothed rate or a sliding window; remove it")
 	default:
 		if err := l.Arithmetic().Validate(); err != nil {
-			v.fail(path+".rate", "%s", err.Error())
+			v.Fail(path+".rate", "%s", err.Error())
 		}
 	}
-	l.Cost.validate(path, v)
+	l.Cost.Validate(path, v)
 }

@@ -1,4 +1,4 @@
-package spec
+package policies
 
 import (
 	"maps"
@@ -6,6 +6,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/reqctx"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // LogFields adds fields to the line of the access log of a request.
@@ -18,24 +19,24 @@ type LogFields struct {
 	Fields map[string]string `json:"fields"`
 }
 
-func (l *LogFields) validate(path string, v *validator) {
+func (l *LogFields) Validate(path string, v *check.Checker) {
 	path += ".fields"
 	if len(l.Fields) == 0 {
-		v.required(path)
+		v.Required(path)
 	}
 	if len(l.Fields) > reqctx.MaxFields {
-		v.fail(path, "must not name more than %d fields", reqctx.MaxFields)
+		v.Fail(path, "must not name more than %d fields", reqctx.MaxFields)
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Fields)) {
 		at := path + "." + name
 		switch {
 		case !reqctx.IsFieldName(name):
-			v.fail(at, "must be a name of lower-case letters, digits and underscores that the access log does not have already")
+			v.Fail(at, "must be a name of lower-case letters, digits and underscores that the access log does not have already")
 		case header.Credential(name):
-			v.fail(at, "is a name of secrets, which the log hides; choose another one")
+			v.Fail(at, "is a name of secrets, which the log hides; choose another one")
 		default:
-			v.template(at, l.Fields[name])
+			v.Template(at, l.Fields[name])
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package spec
+package policies
 
 import (
 	"net/http"
@@ -9,6 +9,8 @@ import (
 	"golang.org/x/net/publicsuffix"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // CORS lets pages of other origins call the route (Fetch standard, CORS
@@ -37,23 +39,23 @@ type CORS struct {
 	Credentials bool `json:"credentials,omitempty"`
 
 	// MaxAge is how long a browser may remember a preflight.
-	MaxAge Duration `json:"max_age"`
+	MaxAge quantity.Duration `json:"max_age"`
 }
 
 // Bounds and defaults of CORS.
 const (
 	maxOrigins    = 100
 	maxCORSNames  = 64
-	defaultMaxAge = Duration(600e9)
-	maxMaxAge     = Duration(86400e9)
+	defaultMaxAge = quantity.Duration(600e9)
+	maxMaxAge     = quantity.Duration(86400e9)
 )
 
 // SetDefaults fills in what a document need not say.
 func (c *CORS) SetDefaults() { c.MaxAge = defaultMaxAge }
 
-func (c *CORS) normalise() {
+func (c *CORS) Normalise() {
 	for i := range c.Origins {
-		c.Origins[i] = lower(c.Origins[i])
+		c.Origins[i] = check.Lower(c.Origins[i])
 	}
 	for _, list := range [][]string{c.Headers, c.Expose} {
 		for i := range list {
@@ -62,31 +64,31 @@ func (c *CORS) normalise() {
 	}
 }
 
-func (c *CORS) validate(path string, v *validator) {
+func (c *CORS) Validate(path string, v *check.Checker) {
 	if c.Origins == nil {
-		v.required(path + ".origins")
+		v.Required(path + ".origins")
 	}
-	v.distinct(path+".origins", c.Origins, maxOrigins, "an origin such as https://app.example.com, without a path, or *", isOrigin)
+	v.Distinct(path+".origins", c.Origins, maxOrigins, "an origin such as https://app.example.com, without a path, or *", isOrigin)
 	for i, origin := range c.Origins {
 		if reason := whyUnused(origin); reason != "" {
-			v.fail(index(path+".origins", i), "%s", reason)
+			v.Fail(check.Index(path+".origins", i), "%s", reason)
 		}
 	}
 	switch all := slices.Contains(c.Origins, "*"); {
 	case all && c.Credentials:
-		v.fail(path+".credentials", "cannot be given to every origin; name the origins")
+		v.Fail(path+".credentials", "cannot be given to every origin; name the origins")
 	case all && len(c.Origins) > 1:
-		v.fail(path+".origins", "cannot name others beside *, which is all")
+		v.Fail(path+".origins", "cannot name others beside *, which is all")
 	}
 	if c.Credentials && slices.Contains(c.Expose, "*") {
-		v.fail(path+".expose", "cannot be * with credentials: browsers take it for a name then; name the headers")
+		v.Fail(path+".expose", "cannot be * with credentials: browsers take it for a name then; name the headers")
 	}
-	validateMethods(path+".methods", c.Methods, v)
-	name := func(s string) bool { return s == "*" || isToken(s) }
-	v.distinct(path+".headers", c.Headers, maxCORSNames, "the name of a header field", name)
-	v.distinct(path+".expose", c.Expose, maxCORSNames, "the name of a header field", name)
+	v.Methods(path+".methods", c.Methods)
+	name := func(s string) bool { return s == "*" || check.IsToken(s) }
+	v.Distinct(path+".headers", c.Headers, maxCORSNames, "the name of a header field", name)
+	v.Distinct(path+".expose", c.Expose, maxCORSNames, "the name of a header field", name)
 	if c.MaxAge < 0 || c.MaxAge > maxMaxAge {
-		v.fail(path+".max_age", "must be from 0s to 24h")
+		v.Fail(path+".max_age", "must be from 0s to 24h")
 	}
 }
 
@@ -135,20 +137,9 @@ func whyUnused(origin string) string {
 	}
 	// What ends in no known suffix is a name of somebody's own network.
 	if suffix, public := publicsuffix.PublicSuffix(host); suffix == host && (public || strings.Contains(suffix, ".")) {
-		return "must not have a wildcard before " + quote(host) + ", below which everybody can have a name"
+		return "must not have a wildcard before " + check.Quote(host) + ", below which everybody can have a name"
 	}
 	return ""
-}
-
-// lower is s in lower case, ASCII only.
-func lower(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
-	}
-	return string(b)
 }
 
 // isMediaRange accepts type/subtype and type/*, in lower case and without

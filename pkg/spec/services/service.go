@@ -1,4 +1,6 @@
-package spec
+// Package services is what the gateway document says of services: their addresses,
+// how one is chosen, how it is found out which are well, and how they are spoken to.
+package services
 
 import (
 	"net/url"
@@ -6,6 +8,8 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/spec/check"
+	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
 
 // Service is a backend: one address, or several among which each request is
@@ -29,21 +33,21 @@ type Service struct {
 
 	// ConnectTimeout bounds the connection to the backend: its TCP handshake and,
 	// again, its TLS handshake.
-	ConnectTimeout Duration `json:"connect_timeout"`
+	ConnectTimeout quantity.Duration `json:"connect_timeout"`
 
 	// ResponseTimeout bounds the time from the end of the request to the header of
 	// the response, of each attempt. The body may take any time.
-	ResponseTimeout Duration `json:"response_timeout"`
+	ResponseTimeout quantity.Duration `json:"response_timeout"`
 
 	// IdleTimeout bounds the pauses of a body: when no byte of the request's or of
 	// the response's has passed for so long, the exchange is cut. Opened WebSockets,
 	// server-sent events (text/event-stream) and gRPC may be silent. Without it there
 	// is no bound.
-	IdleTimeout Duration `json:"idle_timeout,omitempty"`
+	IdleTimeout quantity.Duration `json:"idle_timeout,omitempty"`
 
 	// Timeout bounds the whole exchange, all attempts together, where the route does
 	// not say otherwise. It means what the timeout of a route does.
-	Timeout Duration `json:"timeout,omitempty"`
+	Timeout quantity.Duration `json:"timeout,omitempty"`
 
 	Health   *Health   `json:"health,omitempty"`
 	Retry    *Retry    `json:"retry,omitempty"`
@@ -56,8 +60,8 @@ type Service struct {
 
 // Defaults of a service.
 const (
-	DefaultConnectTimeout  = Duration(2 * time.Second)
-	DefaultResponseTimeout = Duration(30 * time.Second)
+	DefaultConnectTimeout  = quantity.Duration(2 * time.Second)
+	DefaultResponseTimeout = quantity.Duration(30 * time.Second)
 )
 
 // SetDefaults fills in what a document need not say.
@@ -70,69 +74,69 @@ func (s *Service) SetDefaults() {
 
 // normalise brings addresses into their normal form; those without one are left
 // for the validation to refuse.
-func (s *Service) normalise() {
+func (s *Service) Normalise() {
 	if u, err := parseServiceURL(s.URL); err == nil {
 		s.URL = u.String()
 	}
 	for i := range s.Targets {
-		s.Targets[i].normalise()
+		s.Targets[i].Normalise()
 	}
-	s.Path = normalPrefix(s.Path)
+	s.Path = check.NormalPrefix(s.Path)
 	if s.Discovery != nil {
-		s.Discovery.normalise()
+		s.Discovery.Normalise()
 	}
 	if s.Retry != nil {
-		s.Retry.normalise()
+		s.Retry.Normalise()
 	}
 }
 
-func (s *Service) validate(path string, v *validator) {
-	v.name(path, s.Name)
+func (s *Service) Validate(path string, v *check.Checker) {
+	v.Name(path, s.Name)
 	if s.URL != "" {
 		switch u, err := parseServiceURL(s.URL); {
 		case err != nil:
-			v.fail(path+".url", "%s", err.Error())
+			v.Fail(path+".url", "%s", err.Error())
 		case u.String() != s.URL:
-			v.fail(path+".url", "is not in its normal form, %s", u)
+			v.Fail(path+".url", "is not in its normal form, %s", u)
 		}
 	}
 	s.validateTargets(path, v)
-	s.Balance.validate(path+".balance", v)
-	v.timeout(path+".connect_timeout", s.ConnectTimeout)
-	v.timeout(path+".response_timeout", s.ResponseTimeout)
-	v.optionalTimeout(path+".idle_timeout", s.IdleTimeout)
-	v.optionalTimeout(path+".timeout", s.Timeout)
+	s.Balance.Validate(path+".balance", v)
+	v.Timeout(path+".connect_timeout", s.ConnectTimeout)
+	v.Timeout(path+".response_timeout", s.ResponseTimeout)
+	v.OptionalTimeout(path+".idle_timeout", s.IdleTimeout)
+	v.OptionalTimeout(path+".timeout", s.Timeout)
 	if s.Health != nil {
-		s.Health.validate(path+".health", v)
+		s.Health.Validate(path+".health", v)
 		s.validateGRPC(path, v)
 	}
 	if s.Retry != nil {
-		s.Retry.validate(path+".retry", v)
+		s.Retry.Validate(path+".retry", v)
 	}
 	if s.Breaker != nil {
-		s.Breaker.validate(path+".breaker", v)
+		s.Breaker.Validate(path+".breaker", v)
 	}
 	if s.Bulkhead != nil {
-		s.Bulkhead.validate(path+".bulkhead", v)
+		s.Bulkhead.Validate(path+".bulkhead", v)
 	}
-	if v.oneOf(path+".protocol", s.Protocol, ProtocolAuto, ProtocolHTTP1, ProtocolH2C) && s.Protocol == ProtocolH2C && s.https() {
-		v.fail(path+".protocol", "h2c belongs to http services")
+	if v.OneOf(path+".protocol", s.Protocol, ProtocolAuto, ProtocolHTTP1, ProtocolH2C) && s.Protocol == ProtocolH2C && s.https() {
+		v.Fail(path+".protocol", "h2c belongs to http services")
 	}
 	if s.TLS != nil {
-		s.TLS.validate(path+".tls", s.https(), v)
+		s.TLS.Validate(path+".tls", s.https(), v)
 	}
 }
 
 // validateGRPC refuses gRPC checks where HTTP/2 is not spoken.
-func (s *Service) validateGRPC(path string, v *validator) {
+func (s *Service) validateGRPC(path string, v *check.Checker) {
 	if s.Health.Active == nil || s.Health.Active.Type != CheckGRPC {
 		return
 	}
 	switch {
 	case s.https() && s.Protocol == ProtocolHTTP1:
-		v.fail(path+".health.active.type", "grpc needs HTTP/2, and protocol is http1")
+		v.Fail(path+".health.active.type", "grpc needs HTTP/2, and protocol is http1")
 	case !s.https() && s.Protocol != ProtocolH2C:
-		v.fail(path+".health.active.type", "grpc needs HTTP/2; say protocol: h2c")
+		v.Fail(path+".health.active.type", "grpc needs HTTP/2; say protocol: h2c")
 	}
 }
 
@@ -152,26 +156,26 @@ func (s *Service) https() bool {
 func parseServiceURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, errText("must be a URL such as http://users.internal:8081")
+		return nil, check.ErrText("must be a URL such as http://users.internal:8081")
 	}
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https" || u.Opaque != "" || u.Host == "":
-		return nil, errText("must be an http or https URL with a host, such as http://users.internal:8081")
+		return nil, check.ErrText("must be an http or https URL with a host, such as http://users.internal:8081")
 	case u.User != nil:
-		return nil, errText("must not hold a user name or password")
+		return nil, check.ErrText("must not hold a user name or password")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(text, "#"):
-		return nil, errText("must not have a query or a fragment")
+		return nil, check.ErrText("must not have a query or a fragment")
 	}
 	host, port, err := canonical.Host(u.Host)
 	if err != nil {
-		return nil, errText("must have a valid host, and a port from 1 to 65535 if any")
+		return nil, check.ErrText("must have a valid host, and a port from 1 to 65535 if any")
 	}
 	if port != "" {
 		host += ":" + port
 	}
 	target := &url.URL{Scheme: u.Scheme, Host: host}
 	if base := strings.TrimSuffix(u.EscapedPath(), "/"); base != "" {
-		decoded, escaped, err := canonicalPath(base)
+		decoded, escaped, err := check.CanonicalPath(base)
 		if err != nil {
 			return nil, err
 		}
