@@ -2,30 +2,10 @@ package ratelimit
 
 import (
 	"context"
-	"fmt"
 	"hash/maphash"
 	"sync"
 	"time"
 )
-
-// Store keeps counters that replicas share. Its clock is the one that counts.
-type Store interface {
-	// Reserve takes up to want units of key, and none when there are fewer than
-	// least, in one atomic step; see [Limit.Reserve].
-	Reserve(ctx context.Context, key string, l Limit, least, want int64) (Grant, error)
-}
-
-// LeasedOptions are what a [Leased] is made of. All fields are required.
-type LeasedOptions struct {
-	Name     string // of the limit: begins every key
-	Limit    Limit
-	Store    Store
-	Subjects int              // that are remembered
-	Timeout  time.Duration    // of a call of the store
-	Replicas func() int       // that live now, this one included
-	Failed   func(err error)  // told when the store does not answer
-	Now      func() time.Time // of this replica; only spans count
-}
 
 // Leased keeps a limit that replicas share. It takes units from the store in
 // blocks and gives them out one by one, so that most decisions touch no network.
@@ -34,36 +14,39 @@ type LeasedOptions struct {
 // it begins, one block each. While the store does not answer, each replica keeps
 // its share of the limit on its own. It is safe for concurrent use.
 type Leased struct {
-	LeasedOptions
-	most   int
+	opts  SharedOptions
+	alone *fallback
+	began time.Time // spans are since then
+	most  int       // subjects in a shard
+
 	seed   maphash.Seed
 	shards [shards]leases
-
-	mu     sync.Mutex
-	alone  *Limiter  // with this replica's share; made when it is needed
-	among  int       // replicas that alone is for
-	broken time.Time // the store is not asked before
 }
 
 type leases struct {
-	mu    sync.Mutex
-	known map[uint64]*lease
+	mu sync.Mutex
+	table[*lease]
+	_ [24]byte // its own cache line
 }
 
-// lease is what a replica holds for a subject.
+// lease is what a replica holds for a subject. Times are since the limiter began.
 type lease struct {
-	mu      sync.Mutex
-	units   int64     // not given out yet
-	block   int64     // size of the last
-	taken   time.Time // when it was
-	ends    time.Time // what is left is forgotten: its window is over
-	last    Decision  // of the store
-	refused time.Time // the store has nothing for least before
-	least   int64
-}
+	mu    sync.Mutex
+	units int64         // not given out yet
+	block int64         // size of the last; 0 before the first
+	taken time.Duration // when it was
+	ends  time.Duration // what is left then is forgotten: its window is over
 
-// pause is how long a store that has failed is left alone.
-const pause = time.Second
+	// What the store has said last.
+	remaining int64
+	reset     time.Duration
+
+	refused time.Duration // the store has nothing for least before
+	least   int64
+
+	asking  chan struct{} // closed when the request that asks the store has its answer; nil when none does
+	waiting int64         // units that others wait for meanwhile
+}
 
 // Shares of a quota that bound a block. Four replicas that each hold the largest
 // are a tenth over the limit.
@@ -73,164 +56,216 @@ const (
 )
 
 // NewLeased makes a limiter over a store.
-func NewLeased(o LeasedOptions) (*Leased, error) {
-	if err := o.Limit.Validate(); err != nil {
+func NewLeased(o SharedOptions) (*Leased, error) {
+	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if o.Subjects < shards {
-		return nil, fmt.Errorf("ratelimit: room for %d subjects is not enough, at least %d", o.Subjects, shards)
+	alone, err := newFallback(&o)
+	if err != nil {
+		return nil, err
 	}
-	l := &Leased{LeasedOptions: o, most: (o.Subjects + shards - 1) / shards, seed: maphash.MakeSeed()}
-	for i := range l.shards {
-		l.shards[i].known = map[uint64]*lease{}
-	}
-	return l, nil
+	return &Leased{
+		opts: o, alone: alone, began: o.Now(), most: (o.Subjects + shards - 1) / shards, seed: maphash.MakeSeed(),
+	}, nil
 }
+
+// Limit is the limit that replicas keep together.
+func (l *Leased) Limit() Limit { return l.opts.Limit }
 
 // Take takes cost units of the subject. alone says that the store did not answer,
-// and the decision is this replica's by its share of the limit.
+// and the decision is this replica's by its share of the limit. It takes no longer
+// than two of the guard's time-outs, and than one while the store does not answer.
 func (l *Leased) Take(ctx context.Context, subject string, cost int64) (d Decision, alone bool) {
-	e := l.lease(subject)
+	hash := hashOf(l.seed, subject)
+	e := l.lease(hash)
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	now := l.Now()
-	switch {
-	case e.units >= cost && now.Before(e.ends):
-		e.units -= cost
-		return e.decision(now), false
-	case now.Before(e.refused) && cost >= e.least:
-		d := e.last
-		d.Allowed, d.Remaining = false, min(d.Remaining, cost-1)
-		d.RetryAfter = e.refused.Sub(now)
-		d.ResetAfter = max(0, e.last.ResetAfter-now.Sub(e.taken))
+	d, known := l.give(e, cost)
+	if known {
+		e.mu.Unlock()
 		return d, false
 	}
-	if !now.Before(e.ends) {
-		e.units = 0
-	}
-	g, err := l.reserve(ctx, subject, cost-e.units, l.want(e, now, cost))
-	if err != nil {
-		return l.takeAlone(subject, cost, now), true
-	}
-	return e.settle(g, cost, now, l.Limit.Window), false
+	return l.ask(ctx, e, subject, cost)
 }
 
-// settle books what the store has granted, and gives cost of it out.
-func (e *lease) settle(g Grant, cost int64, now time.Time, window time.Duration) Decision {
-	e.last, e.taken = g.Decision, now
-	if g.Units == 0 {
-		e.block, e.least = 1, cost
-		e.refused = now.Add(g.Decision.RetryAfter)
-		d := g.Decision
-		d.Allowed = false
-		return d
+// Refund gives units back that were taken for nothing, to this replica's next
+// requests of the subject.
+func (l *Leased) Refund(subject string, cost int64) {
+	if l.opts.Guard.Broken() {
+		l.alone.refund(subject, cost)
+		return
 	}
-	e.units += g.Units - cost
-	e.block, e.ends, e.refused = g.Units, now.Add(window), time.Time{}
-	return e.decision(now)
+	e := l.lease(hashOf(l.seed, subject))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lasts(l.now()) {
+		e.units = min(e.units+cost, max(cost, l.largest()))
+	}
 }
+
+func (l *Leased) now() time.Duration { return l.opts.Now().Sub(l.began) }
+
+// largest is the size of the largest block.
+func (l *Leased) largest() int64 { return max(1, l.opts.Limit.Quota/largestShare) }
+
+// give decides by what the replica holds and knows, if that is enough.
+func (l *Leased) give(e *lease, cost int64) (d Decision, known bool) {
+	now := l.now()
+	switch {
+	case e.units >= cost && e.lasts(now):
+		e.units -= cost
+		return l.decision(e, now), true
+	case cost > l.opts.Limit.Largest():
+		return l.opts.never(), true
+	case e.refused > now && e.taken <= now && cost >= e.least:
+		d := l.decision(e, now)
+		d.Allowed, d.Remaining, d.RetryAfter = false, min(d.Remaining, cost-1), e.refused-now
+		return d, true
+	}
+	return Decision{}, false
+}
+
+// lasts tells whether what is held may be given out. A clock that was set back
+// ends the lease.
+func (e *lease) lasts(now time.Duration) bool { return e.taken <= now && now < e.ends }
 
 // decision is what is known after units were given out.
-func (e *lease) decision(now time.Time) Decision {
-	d := e.last
-	d.Allowed, d.RetryAfter = true, 0
-	d.Remaining += e.units
-	d.ResetAfter = max(0, d.ResetAfter-now.Sub(e.taken))
-	return d
+func (l *Leased) decision(e *lease, now time.Duration) Decision {
+	return Decision{
+		Allowed: true, Limit: l.opts.Limit.Most(), Remaining: e.remaining + e.units,
+		ResetAfter: max(0, e.reset-(now-e.taken)),
+	}
+}
+
+// ask gets units from the store, or waits for a request that does so already. The
+// lease is locked; it is not any more in the end.
+func (l *Leased) ask(ctx context.Context, e *lease, subject string, cost int64) (d Decision, alone bool) {
+	if e.asking != nil {
+		d, decided, alone := l.wait(ctx, e, subject, cost)
+		if decided {
+			return d, alone
+		}
+	}
+	defer e.mu.Unlock()
+	now, asking, held := l.now(), make(chan struct{}), int64(0)
+	if e.lasts(now) {
+		held = e.units
+	}
+	want := l.want(e, now, cost) - held
+	e.asking, e.units = asking, 0
+	e.mu.Unlock()
+	g, err := l.opts.Guard.Reserve(ctx, l.opts.key(subject), l.opts.Limit, cost-held, want)
+	e.mu.Lock()
+	close(asking)
+	e.asking = nil
+	if err != nil {
+		e.units += held
+		return l.alone.take(subject, cost, l.opts.Now()), true
+	}
+	return l.settle(e, g, held, cost), false
+}
+
+// wait waits until nobody asks the store for the subject. decided is false when
+// that was not for this request, which then has to ask; the lease is locked only
+// then.
+func (l *Leased) wait(ctx context.Context, e *lease, subject string, cost int64) (d Decision, decided, alone bool) {
+	patience := time.NewTimer(l.opts.Guard.Timeout)
+	defer patience.Stop()
+	for e.asking != nil {
+		answered := e.asking
+		e.waiting += cost
+		e.mu.Unlock()
+		inTime := true
+		select {
+		case <-answered:
+		case <-patience.C:
+			inTime = false
+		case <-ctx.Done():
+			inTime = false
+		}
+		e.mu.Lock()
+		e.waiting -= cost
+		if !inTime {
+			e.mu.Unlock()
+			return l.alone.take(subject, cost, l.opts.Now()), true, true
+		}
+		if d, known := l.give(e, cost); known {
+			e.mu.Unlock()
+			return d, true, false
+		}
+	}
+	return Decision{}, false, false
+}
+
+// settle books what the store has granted to what was held, and gives cost of it
+// out.
+func (l *Leased) settle(e *lease, g Grant, held, cost int64) Decision {
+	now := l.now()
+	e.taken, e.remaining, e.reset = now, g.Decision.Remaining, g.Decision.ResetAfter
+	if !g.Decision.Allowed {
+		e.units += held
+		e.block, e.least, e.refused = 1, cost, now+g.Decision.RetryAfter
+		d := l.decision(e, now)
+		d.Allowed, d.Remaining, d.RetryAfter = false, min(d.Remaining, cost-1), g.Decision.RetryAfter
+		return d
+	}
+	e.units += held + g.Units - cost
+	e.block, e.ends, e.refused = g.Units, now+l.opts.Limit.Window, now
+	return l.decision(e, now)
 }
 
 // want is the size of the next block: twice the last one when that was used up
-// soon, half of it when not, and never so much that others starve.
-func (l *Leased) want(e *lease, now time.Time, cost int64) int64 {
+// soon, half of it when not, never so much that others starve, and always what
+// requests wait for, as far as a block goes.
+func (l *Leased) want(e *lease, now time.Duration, cost int64) int64 {
 	block := e.block / 2
-	if e.taken.IsZero() {
+	switch {
+	case e.block == 0:
 		block = 1
-	} else if now.Sub(e.taken) < l.Limit.Window/20 {
+	case now-e.taken < l.opts.Limit.Window/20:
 		block = e.block * 2
 	}
-	if !e.taken.IsZero() {
-		block = min(block, e.last.Remaining/(restShare*int64(max(1, l.Replicas()))))
+	if e.block > 0 {
+		block = min(block, e.remaining/(restShare*int64(max(1, l.opts.Replicas()))))
 	}
-	return max(cost, min(block, l.Limit.Quota/largestShare))
-}
-
-// reserve asks the store, unless it has failed just now.
-func (l *Leased) reserve(ctx context.Context, subject string, least, want int64) (Grant, error) {
-	l.mu.Lock()
-	broken := l.Now().Before(l.broken)
-	l.mu.Unlock()
-	if broken {
-		return Grant{}, errBroken
-	}
-	// The answer counts even when the caller has gone: units may be taken.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.Timeout)
-	defer cancel()
-	g, err := l.Store.Reserve(ctx, l.Name+":"+subject, l.Limit, least, want)
-	if err != nil {
-		l.mu.Lock()
-		l.broken = l.Now().Add(pause)
-		l.mu.Unlock()
-		l.Failed(err)
-	}
-	return g, err
-}
-
-// errBroken stands for the failure of a moment ago.
-var errBroken = fmt.Errorf("ratelimit: the store failed less than %s ago", pause)
-
-// takeAlone decides by this replica's share of the limit.
-func (l *Leased) takeAlone(subject string, cost int64, now time.Time) Decision {
-	replicas := max(1, l.Replicas())
-	l.mu.Lock()
-	if l.alone == nil || l.among != replicas {
-		share := l.Limit
-		share.Quota = max(1, share.Quota/int64(replicas))
-		share.Burst = min(share.Quota, max(1, share.Burst/int64(replicas)))
-		l.alone, _ = NewLimiter(share, l.Subjects) // valid: it is smaller than one that is
-		l.among = replicas
-	}
-	alone := l.alone
-	l.mu.Unlock()
-	return alone.Take(subject, now, cost)
+	return max(cost, min(max(block, cost+e.waiting), l.largest()))
 }
 
 // lease finds or makes that of a subject.
-func (l *Leased) lease(subject string) *lease {
-	hash := maphash.String(l.seed, subject)
+func (l *Leased) lease(hash uint64) *lease {
 	s := &l.shards[hash%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.known[hash]
-	if e == nil {
-		if len(s.known) >= l.most {
-			s.forget()
-		}
-		e = &lease{}
-		s.known[hash] = e
+	if at, known := s.find(hash); known {
+		return s.slots[at].kept
 	}
+	if s.used >= l.most {
+		s.forget(hash)
+	}
+	e := &lease{}
+	s.put(hash, e)
 	return e
 }
 
-// forget makes room: of a few leases, the one that was taken first. What it holds
-// is lost to its subject until the window is over.
-func (s *leases) forget() {
-	var victim uint64
-	var oldest time.Time
-	seen := 0
-	for hash, e := range s.known {
+// forget makes room near a newcomer: of a few leases that nobody uses just now,
+// the one that was taken first. What it holds is lost to its subject until the
+// window is over.
+func (s *leases) forget(newcomer uint64) {
+	victim, oldest, seen := -1, time.Duration(0), 0
+	for at := s.home(newcomer); seen < min(sample, s.used); at = s.after(at) {
+		e := s.slots[at].kept
+		if e == nil {
+			continue
+		}
+		seen++
 		if !e.mu.TryLock() {
-			continue // in use
+			continue
 		}
-		taken := e.taken
+		if e.asking == nil && (victim < 0 || e.taken < oldest) {
+			victim, oldest = at, e.taken
+		}
 		e.mu.Unlock()
-		if seen == 0 || taken.Before(oldest) {
-			victim, oldest = hash, taken
-		}
-		if seen++; seen == sample {
-			break
-		}
 	}
-	if seen > 0 {
-		delete(s.known, victim)
+	if victim >= 0 {
+		s.remove(victim)
 	}
 }

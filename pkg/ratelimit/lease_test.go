@@ -3,7 +3,9 @@ package ratelimit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
@@ -32,6 +34,7 @@ type cluster struct {
 	at       time.Duration
 	store    *shared
 	replicas []*ratelimit.Leased
+	guards   []*ratelimit.Guard
 	failures int
 }
 
@@ -45,14 +48,17 @@ func newCluster(t testing.TB, l ratelimit.Limit, replicas int) *cluster {
 	}
 	c.store = &shared{limiter: limiter, now: now}
 	for range replicas {
-		r, err := ratelimit.NewLeased(ratelimit.LeasedOptions{
-			Name: "test", Limit: l, Store: c.store, Subjects: 10_000, Timeout: time.Second,
-			Replicas: func() int { return replicas }, Failed: func(error) { c.failures++ }, Now: now,
+		guard := ratelimit.NewGuard(ratelimit.GuardOptions{
+			Store: c.store, Timeout: time.Second, Failed: func(error) { c.failures++ }, Now: now,
+		})
+		t.Cleanup(guard.Close)
+		r, err := ratelimit.NewLeased(ratelimit.SharedOptions{
+			Name: "test", Limit: l, Guard: guard, Subjects: 10_000, Replicas: func() int { return replicas }, Now: now,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.replicas = append(c.replicas, r)
+		c.replicas, c.guards = append(c.replicas, r), append(c.guards, guard)
 	}
 	return c
 }
@@ -152,6 +158,10 @@ func TestWithoutTheStoreEachReplicaKeepsItsShare(t *testing.T) {
 	}
 	c.store.broken = nil
 	c.at += 2 * time.Second
+	if _, alone := c.replicas[0].Take(t.Context(), "s", 1); !alone {
+		t.Error("a request waited for a store of which nobody knows that it is back")
+	}
+	c.guards[0].Close() // waits for the look
 	if _, alone := c.replicas[0].Take(t.Context(), "s", 1); alone {
 		t.Error("the store is back, and nobody asks it")
 	}
@@ -172,10 +182,37 @@ func TestCostsAreTakenWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
+// The decisions are warm: of a lease that is held.
 func BenchmarkLeasedTake(b *testing.B) {
-	c := newCluster(b, ratelimit.Limit{Quota: 1_000_000_000, Window: time.Minute, Burst: 1_000_000_000}, 4)
-	b.ReportAllocs()
-	for b.Loop() {
-		c.replicas[0].Take(b.Context(), "018f2c5e-0000-7000-8000-100000000000", 1)
+	for _, subjects := range []int{1, 1_000_000} {
+		b.Run(fmt.Sprintf("subjects=%d", subjects), func(b *testing.B) {
+			l := ratelimit.Limit{Quota: 1_000_000_000, Window: 24 * time.Hour, Burst: 1_000_000_000}
+			guard := ratelimit.NewGuard(ratelimit.GuardOptions{Store: generous{}, Timeout: time.Second, Failed: func(err error) { b.Error(err) }, Now: time.Now})
+			defer guard.Close()
+			leased, err := ratelimit.NewLeased(ratelimit.SharedOptions{
+				Name: "l", Limit: l, Guard: guard, Subjects: subjects + 500_000, Replicas: func() int { return 4 }, Now: time.Now,
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			names := make([]string, subjects)
+			for i := range names {
+				names[i] = "018f2c5e-0000-7000-8000-" + strconv.Itoa(100_000_000_000+i)
+				leased.Take(b.Context(), names[i], 1)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if d, alone := leased.Take(b.Context(), names[i%subjects], 1); !d.Allowed || alone {
+					b.Fatalf("%+v, alone: %t", d, alone)
+				}
+			}
+		})
 	}
+}
+
+// generous is a store that grants far more than is asked for.
+type generous struct{}
+
+func (generous) Reserve(context.Context, string, ratelimit.Limit, int64, int64) (ratelimit.Grant, error) {
+	return ratelimit.Grant{Units: 1_000_000_000, Decision: ratelimit.Decision{Allowed: true}}, nil
 }

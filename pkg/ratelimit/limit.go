@@ -31,7 +31,7 @@ const (
 type Limit struct {
 	Quota     int64
 	Window    time.Duration
-	Burst     int64 // GCRA: units at once; at least 1
+	Burst     int64 // GCRA: units at once; at least 1, and more than Quota for one who saves up over several windows
 	Algorithm Algorithm
 }
 
@@ -39,7 +39,13 @@ type Limit struct {
 const (
 	MaxQuota  = 1_000_000_000
 	MaxWindow = 24 * time.Hour
+
+	maxFill = 30 * 365 * 24 * time.Hour // until a burst is there again
 )
+
+// setBack is by how many nanoseconds a clock was set back for sure. A caller may
+// have been held up for less since it looked at the clock.
+const setBack = int64(time.Minute)
 
 // Validate returns nil when the limit can be counted.
 func (l Limit) Validate() error {
@@ -48,20 +54,22 @@ func (l Limit) Validate() error {
 		return fmt.Errorf("the quota must be from 1 to %d", MaxQuota)
 	case l.Window < time.Millisecond || l.Window > MaxWindow:
 		return fmt.Errorf("the window must be from 1ms to %s", MaxWindow)
-	case l.Algorithm == GCRA && (l.Burst < 1 || l.Burst > l.Quota):
-		return errors.New("the burst must be from 1 to the quota")
+	case l.Algorithm == GCRA && (l.Burst < 1 || l.Burst > MaxQuota):
+		return fmt.Errorf("the burst must be from 1 to %d", MaxQuota)
 	case l.Algorithm == GCRA && int64(l.Window) < l.Quota:
 		return errors.New("the quota must not be more than one unit for each nanosecond of the window")
+	case l.Algorithm == GCRA && l.Burst > int64(maxFill)/l.interval():
+		return errors.New("the burst must come back within thirty years")
 	}
 	return nil
 }
 
 // State is what is remembered of a subject. The zero value is that of one who has
-// used nothing.
+// used nothing. It is small, for there are millions of them.
 type State struct {
 	at       int64 // GCRA: when everything is there again, Unix nanoseconds; SlidingWindow: number of the current fixed window
-	current  int64 // SlidingWindow: units in the current fixed window
-	previous int64 // SlidingWindow: units in the one before
+	current  int32 // SlidingWindow: units in the current fixed window
+	previous int32 // SlidingWindow: units in the one before
 }
 
 // Decision is the answer to a subject.
@@ -74,7 +82,7 @@ type Decision struct {
 }
 
 // Take takes cost units, at least 1, at now. A refusal takes nothing. now may step
-// back: what was used stays used.
+// back: what was used stays used, for two windows and a minute at most.
 func (l Limit) Take(s *State, now time.Time, cost int64) Decision {
 	if l.Algorithm == SlidingWindow {
 		return l.slide(s, now.UnixNano(), cost)
@@ -88,6 +96,16 @@ func (l Limit) Most() int64 {
 		return l.Quota
 	}
 	return l.Burst
+}
+
+// Largest is the largest cost that can ever be had. Of a smoothed limit, whose burst
+// is 1, one of many units passes as one unit does, and keeps the next waiting for all
+// of them; so it is bounded by the window.
+func (l Limit) Largest() int64 {
+	if l.Algorithm == GCRA && l.Burst == 1 {
+		return l.Quota
+	}
+	return l.Most()
 }
 
 // Peek is Take of nothing.
@@ -106,7 +124,8 @@ type Grant struct {
 }
 
 // Reserve takes as many units as can be had, at most want, and none when there are
-// fewer than least; see [Limit.Take].
+// fewer than least; see [Limit.Take]. A least and a want of 0 are a look at what
+// there is.
 func (l Limit) Reserve(s *State, now time.Time, least, want int64) Grant {
 	units := min(max(least, want), max(least, l.Peek(s, now).Remaining))
 	d := l.Take(s, now, units)
@@ -119,7 +138,7 @@ func (l Limit) Reserve(s *State, now time.Time, least, want int64) Grant {
 // Refund gives units back that were taken for nothing.
 func (l Limit) Refund(s *State, cost int64) {
 	if l.Algorithm == SlidingWindow {
-		s.current = max(0, s.current-cost)
+		s.current = int32(max(0, int64(s.current)-cost))
 		return
 	}
 	s.at -= cost * l.interval()
@@ -132,22 +151,24 @@ func (l Limit) interval() int64 { return (int64(l.Window) + l.Quota - 1) / l.Quo
 func (l Limit) flow(s *State, now, cost int64) Decision {
 	interval := l.interval()
 	tolerance := interval * l.Burst
+	if s.at-now > 2*tolerance+int64(l.Window)+setBack {
+		s.at = now + tolerance // the clock was set back
+	}
 	full := max(s.at, now)
 	d := Decision{Limit: l.Burst}
-	if cost > l.Burst {
+	if cost > l.Largest() {
 		d.Remaining, d.ResetAfter = (now+tolerance-full)/interval, time.Duration(full-now)
 		d.Remaining = max(0, d.Remaining)
 		return d
 	}
-	next := full + cost*interval
-	if over := next - now - tolerance; over > 0 {
+	if over := full + min(cost, l.Burst)*interval - now - tolerance; over > 0 && cost > 0 {
 		d.RetryAfter = time.Duration(over)
 	} else {
 		d.Allowed = true
+		full += cost * interval
 		if cost > 0 {
-			s.at = next
+			s.at = full
 		}
-		full = next
 	}
 	d.Remaining = max(0, (now+tolerance-full)/interval)
 	d.ResetAfter = time.Duration(full - now)
@@ -163,13 +184,16 @@ func (l Limit) slide(s *State, now, cost int64) Decision {
 		s.at, s.previous, s.current = number, s.current, 0
 	case number > s.at:
 		s.at, s.previous, s.current = number, 0, 0
-	default: // the clock was set back: what was used stays used
+	case (s.at-1-number)*window > setBack: // the clock was set back, and would keep the subject waiting
+		s.at, s.previous, s.current = number, 0, int32(min(l.Quota, int64(s.current)+int64(s.previous)))
+	default: // likewise, a little: what was used stays used
 		into = 0
 	}
-	used := s.current + share(s.previous, window-into, window)
+	current, previous := int64(s.current), int64(s.previous)
+	used := current + share(previous, window-into, window)
 	d := Decision{Limit: l.Quota, Remaining: max(0, l.Quota-used)}
 	d.ResetAfter = time.Duration(2*window - into)
-	if s.current == 0 && cost == 0 {
+	if current == 0 && cost == 0 {
 		d.ResetAfter = time.Duration(window - into)
 	}
 	switch {
@@ -179,7 +203,7 @@ func (l Limit) slide(s *State, now, cost int64) Decision {
 		d.RetryAfter = l.untilFree(s, into, cost)
 		return d
 	}
-	s.current += cost
+	s.current = int32(current + cost)
 	d.Allowed, d.Remaining = true, max(0, l.Quota-used-cost)
 	return d
 }
@@ -187,14 +211,15 @@ func (l Limit) slide(s *State, now, cost int64) Decision {
 // untilFree is how long until cost units can be had, if nobody takes any.
 func (l Limit) untilFree(s *State, into, cost int64) time.Duration {
 	window, room := int64(l.Window), l.Quota-cost
-	if s.current <= room && s.previous > 0 {
+	current, previous := int64(s.current), int64(s.previous)
+	if current <= room && previous > 0 {
 		// In this window, as soon as the share of the one before is small enough.
-		return time.Duration(max(1, window-into-share(window, room-s.current, s.previous)))
+		return time.Duration(max(1, window-into-share(window, room-current, previous)))
 	}
 	// In the next window, where the current one is the one before.
 	rest := window - into
-	if s.current > room {
-		rest += window - share(window, room, s.current)
+	if current > room {
+		rest += window - share(window, room, current)
 	}
 	return time.Duration(max(1, rest))
 }

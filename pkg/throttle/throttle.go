@@ -1,80 +1,98 @@
 // Package throttle slows down guessing. A Limiter gives every subject (an
-// address, an account) a bucket of attempts that refills at a steady rate, by
-// the generic cell rate algorithm (GCRA, ITU-T I.371), in the memory of one
-// replica. Subjects are bounded; the busiest stay.
+// address, an account) a bucket of attempts that refills at a steady rate. The
+// counting is that of package ratelimit, in the memory of one replica or shared by
+// all of them. It does not know what an attempt is, nor how a refusal is answered.
 package throttle
 
 import (
+	"context"
 	"fmt"
-	"hash/maphash"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
+	"github.com/keywarden/keywarden/pkg/ratelimit"
 )
 
-// maxSubjects bounds the memory of one limiter to about ten megabytes. Nothing
-// expires: a bucket that is full again costs room and decides nothing.
+// maxSubjects bounds the memory of one limiter to a few megabytes. The busiest
+// stay.
 const maxSubjects = 100_000
 
-// Limiter limits attempts per subject. It is safe for concurrent use.
-type Limiter struct {
-	interval time.Duration // one attempt is given back per interval
-	burst    time.Duration // attempts at once, times interval
-	now      func() time.Time
-
-	// By the hash of the subject, since callers choose how long that is. The
-	// seed is secret, so nobody can aim at the bucket of another.
-	buckets *otter.Cache[uint64, *atomic.Int64]
-	seed    maphash.Seed
+// Counter counts the attempts of subjects: [ratelimit.Leased] and
+// [ratelimit.Strict] are some. It is safe for concurrent use.
+type Counter interface {
+	Take(ctx context.Context, subject string, cost int64) (d ratelimit.Decision, alone bool)
+	Refund(subject string, cost int64)
 }
 
-// New makes a limiter that allows burst attempts at once and one more per
-// interval. burst must be positive; interval too.
+// Limiter limits attempts per subject. It is safe for concurrent use.
+type Limiter struct{ counter Counter }
+
+// Bucket is the limit that allows burst attempts at once and one more per interval,
+// for a counter that replicas share. burst must be positive, and interval from a
+// millisecond to a day.
+func Bucket(burst int, interval time.Duration) (ratelimit.Limit, error) {
+	l := ratelimit.Limit{Quota: 1, Window: interval, Burst: int64(burst)}
+	if err := l.Validate(); err != nil {
+		return ratelimit.Limit{}, fmt.Errorf("throttle: burst %d and interval %v: %w", burst, interval, err)
+	}
+	return l, nil
+}
+
+// New makes a limiter in memory that allows burst attempts at once and one more per
+// interval; see [Bucket].
 func New(burst int, interval time.Duration, now func() time.Time) (*Limiter, error) {
-	if burst < 1 || interval <= 0 {
-		return nil, fmt.Errorf("throttle: burst %d and interval %v must be positive", burst, interval)
-	}
-	buckets, err := otter.New(&otter.Options[uint64, *atomic.Int64]{MaximumSize: maxSubjects})
+	bucket, err := Bucket(burst, interval)
 	if err != nil {
-		return nil, fmt.Errorf("throttle: %w", err)
+		return nil, err
 	}
-	return &Limiter{
-		interval: interval, burst: time.Duration(burst) * interval, now: now, buckets: buckets, seed: maphash.MakeSeed(),
-	}, nil
+	counter, err := newInMemory(bucket, now)
+	if err != nil {
+		return nil, err
+	}
+	return &Limiter{counter}, nil
+}
+
+// NewShared makes a limiter over a counter that replicas share, of a [Bucket]. While
+// the others cannot be asked, each replica allows its share.
+func NewShared(c Counter) *Limiter { return &Limiter{c} }
+
+// inMemory counts in the memory of one replica.
+type inMemory struct {
+	*ratelimit.Limiter
+	now func() time.Time
+}
+
+func newInMemory(bucket ratelimit.Limit, now func() time.Time) (*inMemory, error) {
+	l, err := ratelimit.NewLimiter(bucket, maxSubjects)
+	return &inMemory{l, now}, err
+}
+
+// Take implements Counter.
+func (m *inMemory) Take(_ context.Context, subject string, cost int64) (d ratelimit.Decision, alone bool) {
+	return m.Limiter.Take(subject, m.now(), cost), false
 }
 
 // Take uses one attempt of subject. When none is left it returns how long until
-// one is (positive), and uses nothing.
+// one is (positive), and uses nothing. Of a shared counter it waits for as long as
+// that does, whether the caller does or not: who hangs up has still guessed.
 func (l *Limiter) Take(subject string) (wait time.Duration) {
-	tat := l.bucket(subject) // theoretical arrival time: when the bucket is full again
-	now := l.now().UnixNano()
-	for {
-		old := tat.Load()
-		next := max(old, now) + int64(l.interval)
-		if over := next - now - int64(l.burst); over > 0 {
-			return time.Duration(over)
-		}
-		if tat.CompareAndSwap(old, next) {
-			return 0
-		}
+	d, _ := l.counter.Take(context.Background(), subject, 1)
+	if d.Allowed {
+		return 0
 	}
+	return max(1, d.RetryAfter)
 }
 
 // Refund gives one attempt back: it turned out not to be a guess.
-func (l *Limiter) Refund(subject string) { l.bucket(subject).Add(-int64(l.interval)) }
+func (l *Limiter) Refund(subject string) { l.counter.Refund(subject, 1) }
 
-// Forget fills the bucket of subject.
-func (l *Limiter) Forget(subject string) { l.buckets.Invalidate(maphash.String(l.seed, subject)) }
-
-func (l *Limiter) bucket(subject string) *atomic.Int64 {
-	hash := maphash.String(l.seed, subject)
-	if b, ok := l.buckets.GetIfPresent(hash); ok {
-		return b
+// Forget fills the bucket of subject. One that is shared gets one attempt back.
+func (l *Limiter) Forget(subject string) {
+	if m, ok := l.counter.(*inMemory); ok {
+		m.Forget(subject)
+		return
 	}
-	b, _ := l.buckets.SetIfAbsent(hash, new(atomic.Int64))
-	return b
+	l.Refund(subject)
 }
 
 // Address is the subject for a caller's address: IPv6 callers own at least a

@@ -1,6 +1,7 @@
 package throttle
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -12,6 +13,8 @@ import (
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/keywarden/keywarden/pkg/ratelimit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,7 +72,7 @@ func (b *bucket) refund(now time.Time) {
 func TestLimiterIsExactlyABucket(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		burst := rapid.IntRange(1, 5).Draw(t, "burst")
-		interval := time.Duration(rapid.Int64Range(1, 1000).Draw(t, "interval"))
+		interval := time.Millisecond + time.Duration(rapid.Int64Range(0, 1000).Draw(t, "interval"))
 		c := newClock()
 		l, err := New(burst, interval, c.now)
 		if err != nil {
@@ -201,7 +204,7 @@ func TestConcurrentAttemptsAreNeverOverAdmitted(t *testing.T) {
 }
 
 func TestConcurrentAttemptsUnderAMovingClockAreNeverOverAdmitted(t *testing.T) {
-	const burst, callers, each, interval, step = 5, 4, 5000, 1000, 7
+	const burst, callers, each, interval, step = 5, 4, 5000, time.Millisecond, 7*time.Microsecond
 	l, c := newLimiter(t, burst, interval)
 	var admitted atomic.Int64
 	var all sync.WaitGroup
@@ -217,7 +220,7 @@ func TestConcurrentAttemptsUnderAMovingClockAreNeverOverAdmitted(t *testing.T) {
 	}
 	all.Wait()
 	const elapsed = (callers*each - 1) * step // since the first attempt
-	if n := admitted.Load(); n > burst+elapsed/interval || n < burst {
+	if n := admitted.Load(); n > burst+int64(elapsed/interval) || n < burst {
 		t.Errorf("%d admitted", n)
 	}
 }
@@ -227,8 +230,7 @@ func TestSubjectsAreBounded(t *testing.T) {
 	for i := range maxSubjects + maxSubjects/4 {
 		l.Take(strconv.Itoa(i))
 	}
-	l.buckets.CleanUp()
-	if n := l.buckets.EstimatedSize(); n > maxSubjects {
+	if n := l.counter.(*inMemory).Len(); n > maxSubjects+64 {
 		t.Errorf("%d subjects are remembered", n)
 	}
 }
@@ -251,10 +253,49 @@ func TestLimitersThatCannotWorkAreRefused(t *testing.T) {
 	for _, c := range []struct {
 		burst    int
 		interval time.Duration
-	}{{0, time.Second}, {-1, time.Second}, {1, 0}, {1, -1}} {
+	}{{0, time.Second}, {-1, time.Second}, {1, 0}, {1, -1}, {1, 25 * time.Hour}, {20_000, 24 * time.Hour}} {
 		if l, err := New(c.burst, c.interval, time.Now); err == nil || l != nil {
 			t.Errorf("%+v was accepted", c)
 		}
+	}
+}
+
+// shared is a counter that replicas share.
+type shared struct {
+	*inMemory
+	alone bool
+}
+
+func (s shared) Take(ctx context.Context, subject string, cost int64) (ratelimit.Decision, bool) {
+	d, _ := s.inMemory.Take(ctx, subject, cost)
+	return d, s.alone
+}
+
+func TestReplicasThrottleTogether(t *testing.T) {
+	bucket, err := Bucket(3, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter, err := newInMemory(bucket, newClock().now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there := NewShared(shared{inMemory: counter}), NewShared(shared{inMemory: counter, alone: true})
+	for i, l := range []*Limiter{here, there, here} {
+		if wait := l.Take("a"); wait != 0 {
+			t.Errorf("attempt %d waits %v", i, wait)
+		}
+	}
+	if wait := there.Take("a"); wait != time.Minute {
+		t.Errorf("one replica does not know of the attempts at the other: it waits %v", wait)
+	}
+	there.Refund("a")
+	if here.Take("a") != 0 || here.Take("a") == 0 {
+		t.Error("a refund is not one attempt")
+	}
+	there.Forget("a")
+	if here.Take("a") != 0 || here.Take("a") == 0 {
+		t.Error("what is forgotten of a shared bucket is not one attempt")
 	}
 }
 

@@ -4,6 +4,7 @@ package ratelimittest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,6 +27,8 @@ func Conformance(t *testing.T, s ratelimit.Store) {
 			t.Run("what can never be had is refused for good", c.never)
 			t.Run("concurrent callers get exactly the limit", c.exact)
 			t.Run("keys do not share", c.separate)
+			t.Run("a look takes nothing", c.look)
+			t.Run("it counts as the limit does", c.same)
 			t.Run("units come back", c.comeBack)
 		})
 	}
@@ -43,7 +46,7 @@ func (c *conformance) reserve(t *testing.T, key string, least, want int64) ratel
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g.Decision.Allowed != (g.Units > 0) || g.Decision.Limit != c.limit.Most() || g.Decision.Remaining < 0 {
+	if g.Decision.Allowed != (g.Units >= least) || !g.Decision.Allowed && g.Units != 0 || g.Decision.Limit != c.limit.Most() || g.Decision.Remaining < 0 {
 		t.Fatalf("the grant %+v makes no sense", g)
 	}
 	return g
@@ -103,6 +106,48 @@ func (c *conformance) separate(t *testing.T) {
 	for i := range 3 {
 		if g := c.reserve(t, fmt.Sprintf("separate {%d}", i), 100, 100); g.Units != 100 {
 			t.Errorf("key %d: %+v", i, g)
+		}
+	}
+}
+
+func (c *conformance) look(t *testing.T) {
+	for _, taken := range []int64{0, 60, 40} {
+		if taken > 0 {
+			c.reserve(t, "look", taken, taken)
+		}
+		before := c.reserve(t, "look", 0, 0)
+		if again := c.reserve(t, "look", 0, 0); again.Units != 0 || again.Decision.Remaining != before.Decision.Remaining {
+			t.Errorf("a look saw %+v, the next %+v", before, again)
+		}
+	}
+}
+
+// same compares the store to the arithmetic, over a time so short that nothing
+// comes back.
+func (c *conformance) same(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	now, slack := time.Now(), time.Minute
+	if into := time.Duration(now.UnixNano()) % c.limit.Window; c.limit.Window-into < slack {
+		t.Skip("a window is about to end")
+	}
+	limit := c.limit
+	for round := range 30 {
+		key := fmt.Sprintf("same %d", round)
+		if round >= 20 {
+			limit.Burst = 1 // smoothed
+		}
+		var state ratelimit.State
+		for range 12 {
+			least, want := random.Int64N(40), random.Int64N(60)
+			expected := limit.Reserve(&state, now, least, want)
+			g, err := c.store.Reserve(t.Context(), c.name+key, limit, least, want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if g.Units != expected.Units || g.Decision.Allowed != expected.Decision.Allowed || g.Decision.Remaining != expected.Decision.Remaining ||
+				(g.Decision.RetryAfter-expected.Decision.RetryAfter).Abs() > slack {
+				t.Fatalf("%d to %d units: granted %+v, want %+v", least, want, g, expected)
+			}
 		}
 	}
 }

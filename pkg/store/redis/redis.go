@@ -4,7 +4,9 @@ package redis
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -69,15 +71,15 @@ func (s *Store) Close() error { return s.client.Close() }
 func (s *Store) Ping(ctx context.Context) error { return s.client.Ping(ctx).Err() }
 
 // Reserve implements ratelimit.Store: one script, one round trip, by the clock of
-// Redis. The key is hash-tagged by the subject: what belongs to one subject lives
-// on one node of a cluster.
+// Redis. The key is hash-tagged, so that the script's only key says where in a
+// cluster it lives.
 func (s *Store) Reserve(ctx context.Context, key string, l ratelimit.Limit, least, want int64) (ratelimit.Grant, error) {
 	script := s.gcra
 	args := []any{l.Window.Microseconds(), l.Quota, l.Burst, least, want}
 	if l.Algorithm == ratelimit.SlidingWindow {
 		script = s.sliding
 	}
-	answer, err := script.Run(ctx, s.client, []string{s.prefix + "rl:{" + key + "}"}, args...).Int64Slice()
+	answer, err := script.Run(ctx, s.client, []string{s.prefix + "rl:{" + bounded(key) + "}"}, args...).Int64Slice()
 	if err != nil {
 		return ratelimit.Grant{}, fmt.Errorf("reserving in Redis: %w", err)
 	}
@@ -85,10 +87,22 @@ func (s *Store) Reserve(ctx context.Context, key string, l ratelimit.Limit, leas
 		return ratelimit.Grant{}, fmt.Errorf("reserving in Redis: %d values instead of 4", len(answer))
 	}
 	d := ratelimit.Decision{
-		Allowed: answer[0] > 0, Limit: l.Most(), Remaining: answer[1],
+		Allowed: answer[0] >= least, Limit: l.Most(), Remaining: answer[1],
 		RetryAfter: time.Duration(answer[2]) * time.Microsecond, ResetAfter: time.Duration(answer[3]) * time.Microsecond,
 	}
 	return ratelimit.Grant{Units: answer[0], Decision: d}, nil
+}
+
+// longest is how long the name of a counter may be, in bytes.
+const longest = 128
+
+// bounded is the key, or its digest: subjects are as long as callers choose.
+func bounded(key string) string {
+	if len(key) <= longest {
+		return key
+	}
+	digest := sha256.Sum256([]byte(key))
+	return "sha256-" + hex.EncodeToString(digest[:])
 }
 
 var _ ratelimit.Store = (*Store)(nil)

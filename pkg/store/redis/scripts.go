@@ -12,16 +12,23 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval = window / quota
 local tolerance = interval * burst
-local full = math.max(now, tonumber(redis.call('GET', KEYS[1]) or '0'))
+local kept = tonumber(redis.call('GET', KEYS[1]) or '0')
+if kept - now > 2 * tolerance + window + 60000000 then -- the clock was set back
+  kept = now + tolerance
+  redis.call('SET', KEYS[1], string.format('%.3f', kept), 'PX', math.ceil(tolerance / 1000) + 1)
+end
+local full = math.max(now, kept)
 local function left(full) return math.max(0, math.floor((now + tolerance - full) / interval + 0.000001)) end
 local units, retry = math.min(math.max(least, want), math.max(least, left(full))), 0
-if least > burst then
+local largest = burst
+if burst == 1 then largest = quota end
+if least > largest then
   units = 0
 else
-  local over = full + units * interval - now - tolerance
-  if over > 0.5 then
+  local over = full + math.min(units, burst) * interval - now - tolerance
+  if over > 0.5 and units > 0 then
     units, retry = 0, math.ceil(over)
-  else
+  elseif units > 0 then
     full = full + units * interval
     redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX', math.ceil((full - now) / 1000) + 1)
   end
@@ -44,8 +51,13 @@ if kept then
     at, previous, current = number, current, 0
   elseif number > at then
     at, previous, current = number, 0, 0
-  elseif number < at then
-    into = 0
+  elseif number < at then -- the clock was set back: what was used stays used, for two windows and a minute at most
+    if (at - 1 - number) * window <= 60000000 then
+      into = 0
+    else
+      at, previous, current = number, 0, math.min(quota, current + previous)
+      redis.call('SET', KEYS[1], string.format('%d %d %d', at, current, previous), 'PX', math.ceil(2 * window / 1000))
+    end
   end
 end
 local used = current + math.floor(previous * (window - into) / window)
@@ -64,7 +76,7 @@ elseif units > room then
       retry = retry + window - math.floor(free * window / current)
     end
   end
-else
+elseif units > 0 then
   current = current + units
   redis.call('SET', KEYS[1], string.format('%d %d %d', at, current, previous), 'PX', math.ceil(2 * window / 1000))
 end

@@ -1,0 +1,2 @@
+DROP FUNCTION rate_limit_reserve(bytea, boolean, bigint, bigint, bigint, bigint, bigint);
+DROP TABLE rate_limits;

@@ -1,0 +1,4 @@
+package ratelimit
+
+// Settle waits for a look whether the store is back.
+func (g *Guard) Settle() { g.probes.Wait() }
