@@ -1,0 +1,2 @@
+DROP TABLE quota_events;
+DROP TABLE quota_accounts;
