@@ -28,6 +28,7 @@ const (
 	ScopeProfileWrite = "profile:write"
 	ScopeKeysRead     = "keys:read"
 	ScopeKeysWrite    = "keys:write"
+	ScopeUsageRead    = "usage:read" // see what the own user uses; that of its own a key always sees
 	ScopeUsersRead    = "users:read"
 	ScopeUsersWrite   = "users:write"
 	ScopeAuditRead    = "audit:read"
@@ -61,7 +62,7 @@ func privileged() []string {
 // privileged scope of the platform in extra is an error: it would make every user
 // an admin or an operator.
 func NewRoles(extra []string) (Roles, error) {
-	user := []string{ScopeProfileRead, ScopeProfileWrite, ScopeKeysRead, ScopeKeysWrite}
+	user := []string{ScopeProfileRead, ScopeProfileWrite, ScopeKeysRead, ScopeKeysWrite, ScopeUsageRead}
 	for _, s := range extra {
 		switch {
 		case !ValidScope(s):

@@ -74,7 +74,7 @@ func TestUnknownRolesHoldNothing(t *testing.T) {
 
 func TestRolesHoldWhatTheyShould(t *testing.T) {
 	roles := newRoles(t, "orders:read", "orders:read")
-	want := []string{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write"}
+	want := []string{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"}
 	if diff := cmp.Diff(want, roles.Scopes(access.RoleUser)); diff != "" {
 		t.Errorf("user (-want +got):\n%s", diff)
 	}

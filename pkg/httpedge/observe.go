@@ -19,17 +19,30 @@ import (
 // scopeName is the instrumentation scope of what Observe records.
 const scopeName = "github.com/keywarden/keywarden/pkg/httpedge"
 
-// ObserveOptions says where the observations go. All but TrustIncomingTrace are
-// required; the no-op providers of OpenTelemetry switch a part off.
+// ObserveOptions says where the observations go. All but TrustIncomingTrace
+// and Ended are required; the no-op providers of OpenTelemetry switch a part off.
 type ObserveOptions struct {
 	Logger         *slog.Logger // should add request and trace id from the context
 	MeterProvider  metric.MeterProvider
 	TracerProvider trace.TracerProvider
 
+	// Ended is told of each request once it is over, from the goroutine that served
+	// it; it must be quick, and keep neither pointer. It may be nil.
+	Ended func(info *reqctx.Info, e Ended)
+
 	// TrustIncomingTrace makes the span a child of the caller's. Otherwise a
 	// trace of our own begins, linked to the caller's: a stranger must not choose
 	// our trace ids nor what is sampled.
 	TrustIncomingTrace bool
+}
+
+// Ended is what became of a request.
+type Ended struct {
+	At            time.Time // when it was over
+	Duration      time.Duration
+	Status        int   // 0 when there was no answer
+	RequestBytes  int64 // of the body, as far as it was read; what follows on an upgrade is not counted
+	ResponseBytes int64 // of the body, as far as it was sent; likewise
 }
 
 // Observe records each request once it is over: a server span and the metrics
@@ -43,6 +56,7 @@ type ObserveOptions struct {
 func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 	ob := &observer{
 		logger:  o.Logger,
+		ended:   o.Ended,
 		tracing: newTracing(o.TracerProvider, o.TrustIncomingTrace),
 		series:  newSeriesCache(),
 	}
@@ -56,6 +70,7 @@ func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 
 type observer struct {
 	logger   *slog.Logger
+	ended    func(*reqctx.Info, Ended) // nil for nobody
 	tracing  tracing
 	duration metric.Float64Histogram
 	series   *seriesCache
@@ -95,6 +110,9 @@ func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	}
 	res := wrapResponse(w, r)
 	r, span := o.tracing.start(r, x.method)
+	if o.ended != nil {
+		res.countBody(r)
+	}
 	active := o.active.count(x.method, x.https)
 	active.Add(1)
 	defer o.record(r, res, span, &x) // deferred, because what a panic leaves is an answer too
@@ -113,6 +131,12 @@ func (o *observer) record(r *http.Request, res *response, span trace.Span, x *ex
 	}
 	span.End()
 	o.log(r, x)
+	if o.ended != nil {
+		o.ended(x.info, Ended{
+			At: x.start.Add(x.elapsed), Duration: x.elapsed, Status: x.status,
+			RequestBytes: res.body.read.Load(), ResponseBytes: x.bytes,
+		})
+	}
 }
 
 func (x *exchange) finish(ctx context.Context, res *response) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 )
 
 // response wraps a connection's ResponseWriter to learn what was answered. It
@@ -17,6 +18,21 @@ type response struct {
 	bytes    int64    // of body sent
 	head     bool     // a HEAD request: net/http takes the body and drops it
 	hijacked net.Conn // the connection, once a handler took it over
+	body     countedBody
+}
+
+// countedBody is the body of a request that says how much of it was read. It is part
+// of the response so that it costs no allocation of its own.
+type countedBody struct {
+	io.ReadCloser
+	read atomic.Int64 // bytes; a transport may read on when the handler has returned
+}
+
+// Read implements io.Reader.
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.read.Add(int64(n))
+	return n, err
 }
 
 var (
@@ -32,6 +48,14 @@ func wrapResponse(w http.ResponseWriter, r *http.Request) *response {
 		return res
 	}
 	return &response{ResponseWriter: w, head: r.Method == http.MethodHead}
+}
+
+// countBody has the body of r counted, if it has one.
+func (w *response) countBody(r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody || w.body.ReadCloser != nil {
+		return
+	}
+	w.body.ReadCloser, r.Body = r.Body, &w.body
 }
 
 // Unwrap serves http.ResponseController.

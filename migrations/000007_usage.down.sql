@@ -1,0 +1,2 @@
+DROP SEQUENCE usage_hours;
+DROP TABLE usage_minutes;
