@@ -6,6 +6,7 @@ TOOLS     ?= $(CURDIR)/.cache/bin
 LINT_VERSION := v2.15.0
 SWAG_VERSION := v1.16.6
 H2SPEC_VERSION := v2.2.1
+CACHE_TESTS_VERSION := 0.4.5
 
 .DEFAULT_GOAL := help
 
@@ -50,6 +51,14 @@ $(TOOLS)/h2spec-$(H2SPEC_VERSION):
 .PHONY: test-h2
 test-h2: $(TOOLS)/h2spec-$(H2SPEC_VERSION) ## Run h2spec against our TLS listener, and against a bare net/http server to compare
 	KEYWARDEN_H2SPEC=$< $(GO) test -v -run H2Spec -count=1 ./pkg/app
+
+$(TOOLS)/cache-tests-$(CACHE_TESTS_VERSION):
+	npm install --prefix $@.new --ignore-scripts --no-save --no-audit --no-fund http-cache-tests@$(CACHE_TESTS_VERSION)
+	mv $@.new $@
+
+.PHONY: test-cache
+test-cache: $(TOOLS)/cache-tests-$(CACHE_TESTS_VERSION) ## Run the tests for HTTP caches of cache-tests.fyi (needs Node.js and npm)
+	KEYWARDEN_CACHE_TESTS=$</node_modules/http-cache-tests $(GO) test -v -run OutsideSuite -count=1 ./pkg/gateway/policy/cache
 
 .PHONY: test-soak
 test-soak: ## Run the long runs of the gateway: reloads, stops, overload and memory under load

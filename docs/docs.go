@@ -44,6 +44,85 @@ const docTemplate = `{
                 }
             }
         },
+        "/admin/v1/cache/purge": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Forgets what the response cache holds of a route, of a path and what is below it, or of a surrogate key, on every replica. What is being fetched meanwhile is not stored either. Needs the role operator.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "cache"
+                ],
+                "summary": "Forget stored answers",
+                "parameters": [
+                    {
+                        "description": "one of route, path and key",
+                        "name": "purge",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/cacheapi.PurgeRequest"
+                        }
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "wait for every replica",
+                        "name": "wait",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "with wait=true",
+                        "schema": {
+                            "$ref": "#/definitions/changes.Receipt"
+                        }
+                    },
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/admin/v1/config": {
             "get": {
                 "security": [
@@ -583,6 +662,368 @@ const docTemplate = `{
                     },
                     "413": {
                         "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/quota-events": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "One event for each account when 80 %, and one when 100 % of it are used for the first time in a period; newest first. They are kept for 90 days.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "quotas"
+                ],
+                "summary": "Quotas that are nearly or wholly used",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-quotaapi_Event"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/quotas": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "What is used of all quotas in the current period, in no particular order. A subject is there once it has used something.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "quotas"
+                ],
+                "summary": "Quota accounts",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "only this quota",
+                        "name": "quota",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only subjects of this kind, such as key",
+                        "name": "by",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only this subject, such as the id of a key",
+                        "name": "subject",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-quotaapi_Account"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/quotas/{id}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "quotas"
+                ],
+                "summary": "A quota account",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the account",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/quotaapi.Account"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/quotas/{id}/reset": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The whole limit, and what was topped up, can be used again. Units that replicas hold are void as soon as they hear of it, which takes about a second. Audited as quota.reset.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "quotas"
+                ],
+                "summary": "Forget what was used in the current period",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the account",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/quotaapi.Account"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/quotas/{id}/top-up": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The units count at once, on every replica within about a second, and are gone when the period ends. Doing it twice adds twice. Audited as quota.topped_up.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "quotas"
+                ],
+                "summary": "Add units for the current period",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the account",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "how many",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/quotaapi.TopUpRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/quotaapi.Account"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -1697,6 +2138,142 @@ const docTemplate = `{
                     },
                     "403": {
                         "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/usage": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Who has used what of the gateway and of the platform's own API, whichever way they are known: with an API key or as a signed-in user. Without from and to it is the last 24 hours.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "admin"
+                ],
+                "summary": "Usage of everybody",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "beginning, RFC 3339; rounded down to the step, or to the minute",
+                        "name": "from",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "end, RFC 3339; rounded up",
+                        "name": "to",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "minute",
+                            "hour",
+                            "day"
+                        ],
+                        "type": "string",
+                        "description": "also as a time series, by UTC",
+                        "name": "step",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "comma-separated: route, user, key, app, status",
+                        "name": "by",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 20,
+                        "description": "groups that are shown",
+                        "name": "top",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only this route",
+                        "name": "route",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this user; empty for anonymous callers",
+                        "name": "user_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only with this key; empty for calls without one",
+                        "name": "key_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this app",
+                        "name": "app",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "1xx",
+                            "2xx",
+                            "3xx",
+                            "4xx",
+                            "5xx",
+                            "none"
+                        ],
+                        "type": "string",
+                        "description": "only answers of this class",
+                        "name": "status",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/usageapi.Usage"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "too much to add up",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -2954,6 +3531,69 @@ const docTemplate = `{
                 }
             }
         },
+        "/quotas": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The quotas that count by user or by key of which the caller has used something in the current period: a person sees those of the own user and of all own keys. So does an API key with usage:read; without, it sees those of the user and its own.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "quotas"
+                ],
+                "summary": "What is left of the caller's quotas",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-quotaapi_Account"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/readyz": {
             "get": {
                 "description": "200 \"ready\", or \"degraded\" while known credentials can still be served from memory; 503 \"not_ready\" otherwise and while draining. With plane=control any missing dependency is 503.",
@@ -2988,6 +3628,136 @@ const docTemplate = `{
                         "description": "Service Unavailable",
                         "schema": {
                             "$ref": "#/definitions/systemapi.Readiness"
+                        }
+                    }
+                }
+            }
+        },
+        "/usage": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "What the caller has used of the gateway and of the platform's own API. An API key sees what it was used for itself, and with the scope usage:read everything of its user. Without from and to it is the last 24 hours.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "usage"
+                ],
+                "summary": "Own usage",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "beginning, RFC 3339; rounded down to the step, or to the minute",
+                        "name": "from",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "end, RFC 3339; rounded up",
+                        "name": "to",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "minute",
+                            "hour",
+                            "day"
+                        ],
+                        "type": "string",
+                        "description": "also as a time series, by UTC",
+                        "name": "step",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "comma-separated: route, key, app, status",
+                        "name": "by",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 20,
+                        "description": "groups that are shown",
+                        "name": "top",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only this route",
+                        "name": "route",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only with this key; empty for calls without one",
+                        "name": "key_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this app",
+                        "name": "app",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "1xx",
+                            "2xx",
+                            "3xx",
+                            "4xx",
+                            "5xx",
+                            "none"
+                        ],
+                        "type": "string",
+                        "description": "only answers of this class",
+                        "name": "status",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/usageapi.Usage"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "another key, without usage:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "too much to add up",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
                         }
                     }
                 }
@@ -4090,6 +4860,30 @@ const docTemplate = `{
                 }
             }
         },
+        "cacheapi.PurgeRequest": {
+            "type": "object",
+            "properties": {
+                "host": {
+                    "description": "with path: of this host only",
+                    "type": "string",
+                    "example": "api.example.com"
+                },
+                "key": {
+                    "description": "surrogate key, as the service has sent it",
+                    "type": "string",
+                    "example": "order-42"
+                },
+                "path": {
+                    "description": "this path and what is below it",
+                    "type": "string",
+                    "example": "/orders"
+                },
+                "route": {
+                    "type": "string",
+                    "example": "orders-api"
+                }
+            }
+        },
         "changes.Ack": {
             "type": "object",
             "properties": {
@@ -4335,6 +5129,36 @@ const docTemplate = `{
                     "type": "array",
                     "items": {
                         "$ref": "#/definitions/keysapi.Key"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-quotaapi_Account": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/quotaapi.Account"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-quotaapi_Event": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/quotaapi.Event"
                     }
                 },
                 "next_cursor": {
@@ -4701,6 +5525,134 @@ const docTemplate = `{
                 }
             }
         },
+        "quotaapi.Account": {
+            "type": "object",
+            "properties": {
+                "begins": {
+                    "type": "string"
+                },
+                "by": {
+                    "type": "string",
+                    "enum": [
+                        "key",
+                        "user",
+                        "route",
+                        "service",
+                        "header",
+                        "address",
+                        "expression"
+                    ]
+                },
+                "ends": {
+                    "type": "string"
+                },
+                "id": {
+                    "type": "string",
+                    "example": "5f0c3a52-7c1e-8b1d-9a55-0d3f8e6b2c41"
+                },
+                "limit": {
+                    "type": "integer",
+                    "example": 10000
+                },
+                "period": {
+                    "type": "string",
+                    "example": "month Europe/Berlin"
+                },
+                "quota": {
+                    "type": "string",
+                    "example": "monthly"
+                },
+                "remaining": {
+                    "description": "never below 0",
+                    "type": "integer",
+                    "example": 8800
+                },
+                "route": {
+                    "description": "absent where routes share the account",
+                    "type": "string",
+                    "example": "orders-api"
+                },
+                "subject": {
+                    "description": "id of the key or user, and so on",
+                    "type": "string",
+                    "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"
+                },
+                "top_up": {
+                    "description": "units of this period beside the limit",
+                    "type": "integer",
+                    "example": 0
+                },
+                "used": {
+                    "description": "what replicas hold for requests to come is in it",
+                    "type": "integer",
+                    "example": 1200
+                }
+            }
+        },
+        "quotaapi.Event": {
+            "type": "object",
+            "properties": {
+                "account": {
+                    "type": "string",
+                    "example": "5f0c3a52-7c1e-8b1d-9a55-0d3f8e6b2c41"
+                },
+                "at": {
+                    "type": "string"
+                },
+                "begins": {
+                    "type": "string"
+                },
+                "by": {
+                    "type": "string",
+                    "example": "key"
+                },
+                "capacity": {
+                    "description": "limit and top-up",
+                    "type": "integer",
+                    "example": 10000
+                },
+                "ends": {
+                    "type": "string"
+                },
+                "number": {
+                    "type": "integer",
+                    "example": 12
+                },
+                "percent": {
+                    "type": "integer",
+                    "enum": [
+                        80,
+                        100
+                    ]
+                },
+                "quota": {
+                    "type": "string",
+                    "example": "monthly"
+                },
+                "route": {
+                    "type": "string",
+                    "example": "orders-api"
+                },
+                "subject": {
+                    "type": "string",
+                    "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"
+                },
+                "used": {
+                    "type": "integer",
+                    "example": 8000
+                }
+            }
+        },
+        "quotaapi.TopUpRequest": {
+            "type": "object",
+            "properties": {
+                "units": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "example": 1000
+                }
+            }
+        },
         "session.JWK": {
             "type": "object",
             "properties": {
@@ -4803,6 +5755,201 @@ const docTemplate = `{
                 },
                 "user_id": {
                     "type": "string"
+                }
+            }
+        },
+        "usageapi.Group": {
+            "type": "object",
+            "properties": {
+                "app": {
+                    "type": "string"
+                },
+                "client_errors": {
+                    "description": "answered with 4xx",
+                    "type": "integer",
+                    "example": 3
+                },
+                "key_id": {
+                    "type": "string"
+                },
+                "p50_ms": {
+                    "description": "Half, 95 and 99 of 100 requests took at most this long, to within 3.2 %.",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "p95_ms": {
+                    "type": "number",
+                    "example": 48
+                },
+                "p99_ms": {
+                    "type": "number",
+                    "example": 97
+                },
+                "request_bytes": {
+                    "description": "of bodies, as far as they were read",
+                    "type": "integer"
+                },
+                "requests": {
+                    "type": "integer",
+                    "example": 1200
+                },
+                "response_bytes": {
+                    "description": "of bodies, as far as they were sent",
+                    "type": "integer"
+                },
+                "route": {
+                    "type": "string",
+                    "example": "orders-api"
+                },
+                "series": {
+                    "description": "with step, oldest first",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/usageapi.Point"
+                    }
+                },
+                "server_errors": {
+                    "description": "answered with 5xx",
+                    "type": "integer",
+                    "example": 0
+                },
+                "status": {
+                    "type": "string",
+                    "enum": [
+                        "2xx",
+                        "3xx",
+                        "4xx",
+                        "5xx",
+                        "1xx",
+                        "none"
+                    ]
+                },
+                "user_id": {
+                    "type": "string"
+                }
+            }
+        },
+        "usageapi.Point": {
+            "type": "object",
+            "properties": {
+                "at": {
+                    "description": "its beginning",
+                    "type": "string"
+                },
+                "client_errors": {
+                    "description": "answered with 4xx",
+                    "type": "integer",
+                    "example": 3
+                },
+                "p50_ms": {
+                    "description": "Half, 95 and 99 of 100 requests took at most this long, to within 3.2 %.",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "p95_ms": {
+                    "type": "number",
+                    "example": 48
+                },
+                "p99_ms": {
+                    "type": "number",
+                    "example": 97
+                },
+                "request_bytes": {
+                    "description": "of bodies, as far as they were read",
+                    "type": "integer"
+                },
+                "requests": {
+                    "type": "integer",
+                    "example": 1200
+                },
+                "response_bytes": {
+                    "description": "of bodies, as far as they were sent",
+                    "type": "integer"
+                },
+                "server_errors": {
+                    "description": "answered with 5xx",
+                    "type": "integer",
+                    "example": 0
+                }
+            }
+        },
+        "usageapi.Totals": {
+            "type": "object",
+            "properties": {
+                "client_errors": {
+                    "description": "answered with 4xx",
+                    "type": "integer",
+                    "example": 3
+                },
+                "p50_ms": {
+                    "description": "Half, 95 and 99 of 100 requests took at most this long, to within 3.2 %.",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "p95_ms": {
+                    "type": "number",
+                    "example": 48
+                },
+                "p99_ms": {
+                    "type": "number",
+                    "example": 97
+                },
+                "request_bytes": {
+                    "description": "of bodies, as far as they were read",
+                    "type": "integer"
+                },
+                "requests": {
+                    "type": "integer",
+                    "example": 1200
+                },
+                "response_bytes": {
+                    "description": "of bodies, as far as they were sent",
+                    "type": "integer"
+                },
+                "server_errors": {
+                    "description": "answered with 5xx",
+                    "type": "integer",
+                    "example": 0
+                }
+            }
+        },
+        "usageapi.Usage": {
+            "type": "object",
+            "properties": {
+                "from": {
+                    "type": "string"
+                },
+                "items": {
+                    "description": "most requests first",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/usageapi.Group"
+                    }
+                },
+                "more": {
+                    "description": "there are groups that are not shown",
+                    "type": "boolean"
+                },
+                "series": {
+                    "description": "of the total, with step",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/usageapi.Point"
+                    }
+                },
+                "step": {
+                    "type": "string",
+                    "enum": [
+                        "minute",
+                        "hour",
+                        "day"
+                    ]
+                },
+                "to": {
+                    "type": "string"
+                },
+                "total": {
+                    "$ref": "#/definitions/usageapi.Totals"
                 }
             }
         },

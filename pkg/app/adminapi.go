@@ -23,6 +23,9 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/adminapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/cacheapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/quotaapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/usageapi"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -31,7 +34,18 @@ import (
 )
 
 // adminAPI is /admin/v1.
-func (a *application) adminAPI(guard *httpapi.Guard, cursors httpapi.Cursors) *adminapi.Handler {
+func (a *application) adminAPI() []resource {
+	guard, cursors := a.api.guard, a.api.cursors
+	return []resource{
+		a.documentAPI(guard, cursors),
+		&cacheapi.Handler{Purger: a.shared.Purges, Receipts: a.platform.Follower, Guard: guard},
+		&quotaapi.Admin{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
+		&usageapi.Admin{Usage: a.platform.Store, Guard: guard, Now: time.Now},
+	}
+}
+
+// documentAPI is the gateway document, what is served of it, and why.
+func (a *application) documentAPI(guard *httpapi.Guard, cursors httpapi.Cursors) *adminapi.Handler {
 	h := &adminapi.Handler{
 		Revisions: a.platform.Revisions, State: stateReader{a}, Explain: explainer{a.gateway, a.platform.Roles},
 		Guard: guard, Cursors: cursors, Reload: a.reloadDocument, Check: a.files().Check,

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/certstore"
 	"github.com/keywarden/keywarden/pkg/config"
@@ -102,6 +103,7 @@ type application struct {
 	telemetry *telemetry.Telemetry
 	platform  *Platform
 	gateway   *gateway.Gateway
+	shared    *shared.State
 	decisions *decision.Sealer
 	data      http.Handler          // the gateway behind its admission
 	source    interface{ Reload() } // nil without a gateway document
@@ -142,6 +144,9 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 		return err
 	}
 	closing.add("platform", func(context.Context) error { a.platform.Close(); return nil })
+	if err := a.openShared(closing); err != nil {
+		return err
+	}
 	if err := a.openGateway(closing); err != nil {
 		return err
 	}
@@ -369,7 +374,7 @@ func (a *application) edge(h http.Handler) (http.Handler, error) {
 	}
 	observe, err := httpedge.Observe(httpedge.ObserveOptions{
 		Logger: logger, MeterProvider: a.telemetry.MeterProvider(), TracerProvider: a.telemetry.TracerProvider(),
-		TrustIncomingTrace: a.Config.Telemetry.TrustIncomingTrace,
+		TrustIncomingTrace: a.Config.Telemetry.TrustIncomingTrace, Ended: a.shared.Ended,
 	})
 	if err != nil {
 		return nil, err

@@ -30,8 +30,7 @@ func startAttacked(t *testing.T, o apptest.Options) (*apptest.Program, *attackte
 }
 
 // TestAttackCases runs every runnable case against the whole program on its
-// default configuration. No case is excused: those of the cache hold as well while
-// there is no such feature.
+// default configuration. No case is excused.
 func TestAttackCases(t *testing.T) {
 	cases := runnable(t, map[string]int{
 		"CTRL": 16, "PATH": 24, "HOST": 6, "HDR": 20, "FWD": 8, "FRM": 22, "ACC": 10, "KEY": 4, "DOS": 2,
@@ -56,7 +55,6 @@ func TestAttackCases(t *testing.T) {
 // laterAreas are the areas of which no described case can be a test yet, and why.
 var laterAreas = map[string]string{
 	"AI":   "there is no routing to models",
-	"CCH":  "there is no response cache; the raw cases hold without it",
 	"OIDC": "nobody can sign in with an identity provider",
 	"SSRF": "nothing calls an address that a caller has named: there are no webhooks and no import",
 	"WEB":  "there are no pages: the API is called without cookies",
@@ -66,7 +64,6 @@ var laterAreas = map[string]string{
 var laterCases = map[string]string{
 	"ADM-08": "there is one tenant",
 	"JWT-06": "tokens of other issuers are not accepted: no key set is fetched",
-	"KEY-12": "keys have no quota that is used up",
 	"KEY-20": "keys are made here and cannot be imported",
 	"SBX-05": "there are no plugins in WebAssembly",
 	"SBX-08": "nothing of a body is decompressed",

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
@@ -15,6 +16,22 @@ import (
 
 // scopeName names what the gateway measures and traces.
 const scopeName = "github.com/keywarden/keywarden/pkg/gateway"
+
+// openShared makes what the requests of all replicas use up and leave behind.
+func (a *application) openShared(closing *cleanups) (err error) {
+	a.shared, err = shared.New(shared.Options{
+		Config: a.Config, Private: a.database.Private, Store: a.platform.Store, ReplicaID: a.platform.ReplicaID,
+		Replicas: a.platform.Follower.Live, Notify: a.platform.Follower.Apply, Meter: a.telemetry.MeterProvider().Meter("github.com/keywarden/keywarden/pkg/app/shared"),
+		Logger: a.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	closing.add("shared state", a.shared.Close)
+	a.platform.Follower.Subscribe(a.shared.Apply, a.shared.Reset)
+	a.followers = append(a.followers, a.shared.Tasks()...)
+	return nil
+}
 
 // openGateway makes the data plane and gives it its document. A document that is
 // not valid at the start is an error; later ones are refused and the last good
@@ -28,7 +45,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 		Decisions:     a.decisions,
 		Files:         a.files(),
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
-		Issuer: a.Config.Tokens.Issuer,
+		Issuer: a.Config.Tokens.Issuer, Counters: a.shared.Counters, Quotas: a.shared.Quotas, Cache: a.shared.Cache,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),
 		Tracer: a.telemetry.TracerProvider().Tracer(scopeName), Propagator: a.telemetry.Propagator(),
 	})

@@ -21,7 +21,9 @@ func (a *application) operatorsHandler() (http.Handler, error) {
 		return nil, err
 	}
 	engine := httpapi.NewEngine(int64(a.Config.Server.BodyLimit), httpapi.Nothing)
-	a.adminAPI(a.api.guard, a.api.cursors).Mount(engine)
+	for _, r := range a.adminAPI() {
+		r.Mount(engine)
+	}
 	a.api.system.MountProbes(engine)
 	api, err := a.edge(httpapi.Shielded(engine))
 	if err != nil {

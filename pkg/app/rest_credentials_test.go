@@ -27,7 +27,7 @@ func TestOneCredentialGivesOnePrincipal(t *testing.T) {
 
 	user := object{
 		"kind": "user", "user_id": u.ID, "role": "user",
-		"scopes": []any{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write"},
+		"scopes": []any{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"},
 	}
 	program := object{
 		"kind": "key", "user_id": u.ID, "role": "user", "scopes": []any{"orders:read"}, "key_id": key.ID, "key_name": "ci",

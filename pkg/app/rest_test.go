@@ -266,7 +266,7 @@ func checkProblem(t *testing.T, name string, a apptest.Answer) {
 	want := problem.Document{
 		Type: "urn:keywarden:problem:" + d.Code, Title: http.StatusText(a.Status), Status: a.Status,
 		Detail: d.Detail, Code: d.Code, RequestID: a.Header.Get("X-Request-Id"), Errors: d.Errors,
-		DecisionID: d.DecisionID, // of the gateway's refusals
+		ViolatedPolicies: d.ViolatedPolicies, DecisionID: d.DecisionID, // of the gateway's refusals
 	}
 	if diff := cmp.Diff(want, d); diff != "" || d.Code == "" || d.Detail == "" {
 		t.Errorf("%s: the problem document is not as it should be (-want +got):\n%s", name, diff)

@@ -21,19 +21,19 @@ var rooms = []struct {
 	packages []string
 }{
 	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit"}},
-	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "decision", "revision", "acme", "spec"}},
+	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "quota", "httpcache", "decision", "revision", "acme", "usage", "spec"}},
 	{"edges and adapters", []string{"gateway", "httpapi", "store", "pglocal", "sample"}},
 	{"root", []string{"app"}},
 	{"command line", []string{"demo", "cli"}},
 }
 
 // lineBudget is how many lines a package may have before it is two rooms. The one
-// exception is the gateway document: its types are many and each is small, they
-// validate one another, and a reader looks for one of them by the name of its file.
+// room that speaks SQL has twice the budget: a file for each domain's store, which
+// know nothing of one another and share the transaction that writes the audit entry.
 const lineBudget = 2000
 
 func budgetOf(path string) int {
-	if path == "spec" {
+	if path == "store/postgres" {
 		return 2 * lineBudget
 	}
 	return lineBudget

@@ -15,7 +15,9 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpapi/authapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/decisionsapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/keysapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/quotaapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/systemapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/usageapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/usersapi"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/throttle"
@@ -55,6 +57,9 @@ const (
 	passwordRefill = time.Minute
 )
 
+// resource is a part of the platform's own API.
+type resource interface{ Mount(r gin.IRouter) }
+
 // apiParts are what the resources of both listeners share.
 type apiParts struct {
 	guard   *httpapi.Guard
@@ -89,7 +94,7 @@ func (a *application) engine() (*gin.Engine, error) {
 		return nil, err
 	}
 	guard, cursors := a.api.guard, a.api.cursors
-	resources := []interface{ Mount(r gin.IRouter) }{
+	resources := []resource{
 		&authapi.Handler{
 			Accounts: p.Accounts, Sessions: p.Sessions, Guard: guard,
 			RegistrationOpen: a.Config.Accounts.Registration, Registrations: registrations, Passwords: passwords,
@@ -97,12 +102,14 @@ func (a *application) engine() (*gin.Engine, error) {
 		&usersapi.Handler{Accounts: p.Accounts, Guard: guard, Cursors: cursors, Roles: p.Roles},
 		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors},
 		&decisionsapi.Handler{Decisions: a.decisions, Guard: guard, PolicyOrder: a.gateway.PolicyOrder},
+		&quotaapi.Handler{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
+		&usageapi.Handler{Usage: p.Store, Guard: guard, Now: time.Now},
 		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
 		a.api.system,
 	}
 	elsewhere := httpapi.Serve(a.data)
 	if a.Config.Server.MetricsAddr == "" {
-		resources = append(resources, a.adminAPI(guard, cursors))
+		resources = append(resources, a.adminAPI()...)
 	} else {
 		elsewhere = httpapi.Except(adminRoot, elsewhere)
 	}

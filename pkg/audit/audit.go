@@ -42,6 +42,8 @@ const (
 	SigningKeyMade   Action = "signing_key.created"
 	ConfigApplied    Action = "config.applied"
 	ConfigRolledBack Action = "config.rolled_back"
+	QuotaToppedUp    Action = "quota.topped_up"
+	QuotaReset       Action = "quota.reset"
 )
 
 // Result says how it ended.

@@ -8,6 +8,7 @@
 package canonical
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -48,10 +49,22 @@ var (
 //
 // It belongs outside of every handler that looks at host or path, and inside the
 // one that makes the [reqctx.Info].
-func Middleware(next http.Handler) http.Handler {
+func Middleware(next http.Handler) http.Handler { return MiddlewareWithSlashes(next, nil) }
+
+// MiddlewareWithSlashes is [Middleware], but what only has encoded slashes against
+// it comes to slashed, which is not next, so that no handler gets such a request
+// that does not ask for it. reqctx.Info.EncodedSlash is the refusal then, which
+// slashed has to answer with, unless it knows that the request's route takes them.
+//
+// Such a path has the form of [PathWithSlashes]; its escaped form is [Escaped], and
+// not (*url.URL).EscapedPath, which would encode the percent signs again.
+func MiddlewareWithSlashes(next, slashed http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := reqctx.From(r.Context())
-		host, canonical, err := Request(r)
+		host, canonical, slash, err := RequestWithSlashes(r)
+		if err == nil && slash != nil && slashed == nil {
+			err = slash
+		}
 		if err != nil {
 			p := problem.From(err)
 			info.Code, info.Err = p.Code, err
@@ -59,32 +72,58 @@ func Middleware(next http.Handler) http.Handler {
 			return
 		}
 		info.Host = host
-		next.ServeHTTP(w, canonical)
+		if slash == nil {
+			next.ServeHTTP(w, canonical)
+			return
+		}
+		info.EncodedSlash = slash
+		slashed.ServeHTTP(w, canonical)
 	})
+}
+
+// Escaped is the escaped form of the path of a canonical request.
+func Escaped(u *url.URL) string {
+	if u.RawPath != "" {
+		return u.RawPath
+	}
+	return u.EscapedPath()
 }
 
 // Request returns the canonical host and r in canonical form, which is r itself
 // when nothing has to change. The error is a problem.
 func Request(r *http.Request) (string, *http.Request, error) {
-	if err := checkShape(r); err != nil {
+	host, canonical, slash, err := RequestWithSlashes(r)
+	if err == nil && slash != nil {
+		err = slash
+	}
+	if err != nil {
 		return "", nil, err
+	}
+	return host, canonical, nil
+}
+
+// RequestWithSlashes is [Request], but what only has encoded slashes against it has
+// the form of [PathWithSlashes], and the refusal comes apart from other errors.
+func RequestWithSlashes(r *http.Request) (host string, canonical *http.Request, slash *problem.Error, err error) {
+	if err := checkShape(r); err != nil {
+		return "", nil, nil, err
 	}
 	host, authority, err := requestHost(r)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
-	path, rawPath, err := requestPath(r.URL)
+	path, rawPath, slash, err := requestPath(r.URL)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if r.Host == authority && r.URL.Host == "" && r.URL.Path == path && r.URL.RawPath == rawPath {
-		return host, r, nil
+		return host, r, slash, nil
 	}
 	u := *r.URL
 	u.Scheme, u.Host, u.Path, u.RawPath = "", "", path, rawPath
 	out := *r
 	out.URL, out.Host = &u, authority
-	return host, &out, nil
+	return host, &out, slash, nil
 }
 
 // checkShape refuses what needs no look at host and path.
@@ -144,22 +183,30 @@ func requestHost(r *http.Request) (host, authority string, err error) {
 	}
 }
 
-// requestPath returns what r.URL.Path and r.URL.RawPath have to be.
-func requestPath(u *url.URL) (path, rawPath string, err error) {
+// requestPath returns what r.URL.Path and r.URL.RawPath have to be, and the refusal
+// of a path that only has encoded slashes against it.
+func requestPath(u *url.URL) (path, rawPath string, slash *problem.Error, err error) {
 	received := u.RawPath
 	switch {
 	case received != "":
 	case u.Path == "" && u.Scheme != "": // "GET http://host HTTP/1.1"
-		return "/", "", nil
+		return "/", "", nil, nil
 	default:
 		received = u.EscapedPath()
 	}
 	path, escaped, err := Path(received)
+	if errors.Is(err, reasonSlash) {
+		refusal := err
+		if path, escaped, err = PathWithSlashes(received); err != nil {
+			return "", "", nil, refusal // the same for all of them
+		}
+		return path, escaped, problem.From(refusal), nil
+	}
 	if err != nil {
-		return "", "", err
+		return "", "", nil, err
 	}
 	if (&url.URL{Path: path}).EscapedPath() == escaped {
-		return path, "", nil
+		return path, "", nil, nil
 	}
-	return path, escaped, nil
+	return path, escaped, nil, nil
 }

@@ -187,6 +187,63 @@ func TestMiddlewareRefusesSpacesOfHTTP2(t *testing.T) {
 	}
 }
 
+// TestMiddlewareSetsEncodedSlashesApart: the handler of all others never gets such a
+// request, and the refusal that comes with it is the one without that handler.
+func TestMiddlewareSetsEncodedSlashesApart(t *testing.T) {
+	serve := func(target string, apart bool) (answer *httptest.ResponseRecorder, to string, got *http.Request) {
+		r := httptest.NewRequest("GET", "/", nil)
+		var err error
+		if r.URL, err = url.ParseRequestURI(target); err != nil {
+			t.Fatal(err)
+		}
+		info := &reqctx.Info{ID: "1"}
+		r = r.WithContext(reqctx.With(r.Context(), info))
+		next := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if to, got = "next", r; info.EncodedSlash != nil {
+				t.Errorf("%s: a refusal is pending in next", target)
+			}
+		})
+		slashed := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			to, got = "slashed", r
+			info.EncodedSlash.Write(w, info.ID)
+		})
+		w := httptest.NewRecorder()
+		if apart {
+			canonical.MiddlewareWithSlashes(next, slashed).ServeHTTP(w, r)
+		} else {
+			canonical.Middleware(next).ServeHTTP(w, r)
+		}
+		return w, to, got
+	}
+	for _, c := range []struct{ target, to, path, escaped string }{
+		{"/a/b%20c", "next", "/a/b c", "/a/b%20c"},
+		{"/a%252Fb", "next", "/a%2Fb", "/a%252Fb"},
+		{"/a%2Fb", "slashed", "/a%2Fb", "/a%2Fb"},
+		{"/%61%2fb{", "slashed", "/a%2Fb{", "/a%2fb%7B"},
+		{"http://a.test/%61%2fb?c=%2F", "slashed", "/a%2Fb", "/a%2fb"},
+		{"/a%2F..%2Fb", "", "", ""},
+		{"/a%2F%252F", "", "", ""},
+		{"/a%2Fb;c", "", "", ""},
+		{"/a%00%2Fb", "", "", ""},
+		{"/../a%2Fb", "", "", ""},
+	} {
+		want, reached, _ := serve(c.target, false)
+		if c.to != "next" && (reached != "" || want.Code != 400) {
+			t.Fatalf("%s: without a handler for it, status %d, reached %q", c.target, want.Code, reached)
+		}
+		answer, to, got := serve(c.target, true)
+		if to != c.to {
+			t.Errorf("%s comes to %q, want %q", c.target, to, c.to)
+		}
+		if answer.Code != want.Code || answer.Body.String() != want.Body.String() || !cmp.Equal(answer.Header(), want.Header()) {
+			t.Errorf("%s: the answer is %s, want %s", c.target, answer.Body, want.Body)
+		}
+		if got != nil && (got.URL.Path != c.path || canonical.Escaped(got.URL) != c.escaped) {
+			t.Errorf("%s: path %q, escaped %q; want %q, %q", c.target, got.URL.Path, canonical.Escaped(got.URL), c.path, c.escaped)
+		}
+	}
+}
+
 func TestMiddlewareRecordsItsRefusal(t *testing.T) {
 	info := &reqctx.Info{ID: "1"}
 	r := httptest.NewRequest("GET", "/", nil)

@@ -21,23 +21,73 @@ import (
 // sign and control characters in any form, a space, bytes that are not UTF-8,
 // and malformed percent-encodings.
 func Path(received string) (decoded, escaped string, err error) {
+	return form(received, false)
+}
+
+// PathWithSlashes is [Path] for routes that take slashes in encoded form: these
+// stay what they are, a part of their segment. In decoded each is [EncodedSlash],
+// so that decoded and escaped still have the same number of segments, and nothing
+// that goes by segments sees one more; in escaped it is as it was received.
+//
+// The service may decode them nevertheless. What that makes of the path has to be
+// canonical as well: no dot segment and no empty one may stand beside an encoded
+// slash, and no percent-encoding that is encoded itself may stand in such a path,
+// so that decoded has one reading only.
+func PathWithSlashes(received string) (decoded, escaped string, err error) {
+	return form(received, true)
+}
+
+// EncodedSlash is what stands in the decoded form for a slash that was encoded.
+const EncodedSlash = "%2F"
+
+// DecodeSlashes returns a decoded path as a service reads it that takes encoded
+// slashes for slashes.
+func DecodeSlashes(decoded string) string { return strings.ReplaceAll(decoded, EncodedSlash, "/") }
+
+// CountSlashes is the number of encoded slashes in an escaped path.
+func CountSlashes(escaped string) int {
+	return strings.Count(escaped, "%2F") + strings.Count(escaped, "%2f")
+}
+
+func form(received string, slashes bool) (decoded, escaped string, err error) {
 	if received == "" || received[0] != '/' {
 		return "", "", refused("it does not begin with a slash")
 	}
 	if isPlain(received) {
 		decoded, escaped = received, received
-	} else if decoded, escaped, err = recode(received); err != nil {
+	} else if decoded, escaped, err = recode(received, slashes); err != nil {
 		return "", "", err
 	}
-	if err := checkSegments(decoded); err != nil {
+	reading := decoded
+	if slashes && CountSlashes(escaped) > 0 {
+		if countEncodings(decoded) > CountSlashes(escaped) {
+			return "", "", refused("it holds a percent-encoding that is encoded itself")
+		}
+		reading = DecodeSlashes(decoded)
+	}
+	if err := checkSegments(reading); err != nil {
 		return "", "", err
 	}
 	return decoded, escaped, nil
 }
 
+// countEncodings counts what reads as a percent-encoding.
+func countEncodings(s string) int {
+	n := 0
+	for i := range len(s) - 2 {
+		if s[i] == '%' && isHex(s[i+1]) && isHex(s[i+2]) {
+			n++
+		}
+	}
+	return n
+}
+
 // Reason is the cause of [ErrPath] and [ErrHost]: why there is no canonical form,
 // as the end of a sentence about the path or the host.
 type Reason string
+
+// reasonSlash is the one reason that a route can do without.
+const reasonSlash Reason = "it holds an encoded slash"
 
 // Error is the reason itself.
 func (r Reason) Error() string { return string(r) }
@@ -56,8 +106,9 @@ func isPlain(s string) bool {
 	return true
 }
 
-// recode decodes and escapes byte by byte.
-func recode(received string) (decoded, escaped string, err error) {
+// recode decodes and escapes byte by byte, but for encoded slashes where they are
+// taken.
+func recode(received string, slashes bool) (decoded, escaped string, err error) {
 	var dec, esc strings.Builder
 	dec.Grow(len(received))
 	esc.Grow(len(received) + 16)
@@ -69,6 +120,11 @@ func recode(received string) (decoded, escaped string, err error) {
 			}
 			c, encoded = unhex(received[i+1])<<4|unhex(received[i+2]), true
 			i += 2
+		}
+		if c == '/' && encoded && slashes {
+			dec.WriteString(EncodedSlash)
+			esc.WriteString(received[i-2 : i+1])
+			continue
 		}
 		if reason := forbidden(c, encoded); reason != "" {
 			return "", "", refused(reason)
@@ -98,7 +154,7 @@ func forbidden(c byte, encoded bool) Reason {
 	case c == ';':
 		return "it holds a semicolon"
 	case c == '/' && encoded:
-		return "it holds an encoded slash"
+		return reasonSlash
 	case c == '#' && !encoded:
 		return "it holds a fragment"
 	case c == '?' && !encoded: // cannot come from a request; Path has other callers

@@ -64,6 +64,44 @@ func TestPathRefusesAmbiguousForms(t *testing.T) {
 	}
 }
 
+func TestPathWithSlashesKeepsThemInTheirSegment(t *testing.T) {
+	for _, c := range []struct{ received, decoded, escaped string }{
+		{"/request/foo%2Fbar", "/request/foo%2Fbar", "/request/foo%2Fbar"},
+		{"/request/foo%2fbar", "/request/foo%2Fbar", "/request/foo%2fbar"},
+		{"/@acme%2fui%2F%41", "/@acme%2Fui%2FA", "/@acme%2fui%2FA"},
+		{"/a%2F", "/a%2F", "/a%2F"},
+		{"/a%2F...", "/a%2F...", "/a%2F..."},
+		{"/caf%c3%a9%2f%20", "/café%2F ", "/caf%C3%A9%2f%20"},
+		{"/100%25%2F2F", "/100%%2F2F", "/100%25%2F2F"},
+		{"/a%2F%25", "/a%2F%", "/a%2F%25"},
+		{"/plain/x", "/plain/x", "/plain/x"},
+		{"/a%252Fb", "/a%2Fb", "/a%252Fb"}, // no encoded slash: as Path has it
+	} {
+		decoded, escaped, err := canonical.PathWithSlashes(c.received)
+		if err != nil || decoded != c.decoded || escaped != c.escaped {
+			t.Errorf("PathWithSlashes(%q) = %q, %q, %v; want %q, %q", c.received, decoded, escaped, err, c.decoded, c.escaped)
+		}
+	}
+}
+
+// TestPathWithSlashesRefusesWhatTheyHide is about services that decode the slash
+// after all, or decode twice.
+func TestPathWithSlashesRefusesWhatTheyHide(t *testing.T) {
+	for _, received := range []string{
+		"/a%2F..%2Fb", "/a%2f..", "/a/..%2fb", "/..%2F", "/a%2F../b", "/a%2F.", "/.%2Fa", "/a%2F%2e%2E%2Fb", "/a/.%2e%2Fb",
+		"/%2F", "/%2Fa", "/a%2F%2Fb", "/a/%2Fb", "/a%2F/b", "/a%2F/", "//%2F", "%2F", "%2Fa",
+		"/a%2Fb%252Fc", "/a%252fb%2Fc", "/a%2F%252e%252e%2Fb", "/a%2Fb%25%32%46", "/a%2F%2541", "/a%2F%255C", "/%2541%2Fx",
+		"/a%2Fb%5Cc", "/a%2F%5c", `/a%2F\b`, "/a%2Fb%00", "/a%2F\x00", "/a%2F%0d%0a", "/a%2F;b", "/a%2F%3b", "/..;%2Fa",
+		"/a%2F#b", "/a%2F?b", "/a%2F b", "/a%2F%", "/a%2F%2", "/a%2", "/a%2G", "/a%2F%c0%af", "/a%c3%2F%a9", "/a%C2%2F%85", "/a%2F%C2%85",
+		"/a%c0%af", "/a%e0%80%af",
+	} {
+		decoded, escaped, err := canonical.PathWithSlashes(received)
+		if !errors.Is(err, canonical.ErrPath) {
+			t.Errorf("PathWithSlashes(%q) = %q, %q, %v; want a refusal", received, decoded, escaped, err)
+		}
+	}
+}
+
 func TestPathKeepsPlainPathsWithoutAllocating(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		if _, _, err := canonical.Path("/api/users/0192-abc/orders"); err != nil {
@@ -111,25 +149,69 @@ func checkInvariants(t interface{ Fatalf(string, ...any) }, received string) {
 	}
 }
 
+// checkSlashes holds PathWithSlashes to the same, and to what it promises beyond.
+func checkSlashes(t interface{ Fatalf(string, ...any) }, received string) {
+	strictDecoded, strictEscaped, strictErr := canonical.Path(received)
+	decoded, escaped, err := canonical.PathWithSlashes(received)
+	if err != nil {
+		if decoded != "" || escaped != "" || strictErr == nil {
+			t.Fatalf("PathWithSlashes(%q) = %q, %q, %v, and Path says %v", received, decoded, escaped, err, strictErr)
+		}
+		return
+	}
+	slashes := canonical.CountSlashes(escaped)
+	if (strictErr == nil) != (slashes == 0) || strictErr == nil && (strictDecoded != decoded || strictEscaped != escaped) {
+		t.Fatalf("%q is %q, %q with slashes, and %q, %q, %v without", received, decoded, escaped, strictDecoded, strictEscaped, strictErr)
+	}
+	if slashes == 0 {
+		return
+	}
+	if d, e, err := canonical.PathWithSlashes(escaped); err != nil || d != decoded || e != escaped {
+		t.Fatalf("PathWithSlashes is not idempotent: %q gives %q, which gives %q, %q, %v", received, escaped, d, e, err)
+	}
+	if strings.Count(decoded, canonical.EncodedSlash) != slashes || strings.Count(decoded, "/") != strings.Count(received, "/") {
+		t.Fatalf("%q is decoded to %q, which has other slashes", received, decoded)
+	}
+	// What a service makes of it that decodes everything has to be canonical, too, and
+	// nothing is left in it that could be decoded once more.
+	u, err := url.ParseRequestURI(escaped)
+	if err != nil || u.Path != canonical.DecodeSlashes(decoded) || u.EscapedPath() != escaped {
+		t.Fatalf("net/url reads %q as %+v, %v; want path %q", escaped, u, err, canonical.DecodeSlashes(decoded))
+	}
+	inPlace := strings.NewReplacer("%2F", "/", "%2f", "/").Replace(escaped)
+	if d, e, err := canonical.Path(inPlace); err != nil || d != u.Path || e != inPlace {
+		t.Fatalf("with slashes in their place, %q reads as %q, %q, %v", escaped, d, e, err)
+	}
+	if twice, err := url.PathUnescape(u.Path); err == nil && twice != u.Path {
+		t.Fatalf("%q can be decoded twice: to %q, then to %q", escaped, u.Path, twice)
+	}
+}
+
 func FuzzPath(f *testing.F) {
 	for _, seed := range []string{
 		"/", "/a/b", "/%70rivate", "/a%2Fb", "/%2e%2e/", "//", "/a;b", "/caf%C3%A9", "/café",
+		"/foo%2fbar", "/a%2F..%2Fb", "/a%252Fb%2F", "/%2F", "/a%2F%25%32f", "/a%2F%C3%A9", "/@a%2Fb{",
 		"/%c0%ae", "/a%00", "/%252e", "/a%2Cb", "/\\", "/[x]", "/%", "/a/./b", "/...",
 	} {
 		f.Add(seed)
 	}
-	f.Fuzz(func(t *testing.T, received string) { checkInvariants(t, received) })
+	f.Fuzz(func(t *testing.T, received string) {
+		checkInvariants(t, received)
+		checkSlashes(t, received)
+	})
 }
 
 // TestPathInvariants draws paths from pieces that matter, which random bytes
 // seldom hit.
 func TestPathInvariants(t *testing.T) {
 	piece := rapid.SampledFrom([]string{
-		"/", "/", "a", "B", ".", "..", "%2e", "%2E", "%2f", "%5c", "\\", ";", "%3b", "%00", "%25", "%41",
+		"/", "/", "a", "B", ".", "..", "%2e", "%2E", "%2f", "%2F", "2F", "%32", "%46", "%5c", "\\", ";", "%3b", "%00", "%25", "%41",
 		"%7e", "%2c", ",", "é", "%c3%a9", "%c3", "[", "]", "{", "|", "^", "\"", "%20", " ", "+", "%2B", "@", "%40",
 	})
 	rapid.Check(t, func(t *rapid.T) {
-		checkInvariants(t, "/"+strings.Join(rapid.SliceOfN(piece, 0, 12).Draw(t, "pieces"), ""))
+		received := "/" + strings.Join(rapid.SliceOfN(piece, 0, 12).Draw(t, "pieces"), "")
+		checkInvariants(t, received)
+		checkSlashes(t, received)
 	})
 }
 

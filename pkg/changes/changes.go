@@ -23,6 +23,7 @@ const (
 	UserChanged        Kind = "user"         // id of the user whose role or standing changed
 	SigningKeysChanged Kind = "signing_keys" // empty
 	GatewayChanged     Kind = "gateway"      // number of the new revision of the gateway document
+	QuotaChanged       Kind = "quota"        // id of the quota account that was topped up or reset
 )
 
 // Event is one entry of the log.

@@ -39,11 +39,13 @@ type Follower struct {
 
 	epoch  atomic.Int64 // last applied epoch
 	synced atomic.Int64 // unix nanoseconds: everything committed before is applied
+	live   atomic.Int64 // replicas, as of the last heartbeat; 0 before the first
 
 	mu        sync.RWMutex
 	subs      []func(Event)
 	resets    []func()
 	lastBeat  time.Time // of the running goroutine only
+	lastCount time.Time // likewise: when the replicas were counted
 	lastAcked int64     // likewise
 	failing   bool      // likewise: one log line per outage
 }
@@ -173,8 +175,26 @@ func (f *Follower) beat(ctx context.Context) error {
 		return err
 	}
 	f.lastBeat, f.lastAcked = now, acked
+	return f.count(ctx, now)
+}
+
+// count finds out how many replicas there are.
+func (f *Follower) count(ctx context.Context, now time.Time) error {
+	if now.Sub(f.lastCount) < beatInterval {
+		return nil
+	}
+	replicas, err := f.opts.Registry.Replicas(ctx, liveWithin)
+	if err != nil {
+		return err
+	}
+	f.lastCount = now
+	f.live.Store(int64(len(replicas)))
 	return nil
 }
+
+// Live is how many replicas live, this one included, as far as is known: another
+// one is noticed within [Follower.Run]'s heartbeats, a few seconds.
+func (f *Follower) Live() int { return int(max(1, f.live.Load())) }
 
 // listen keeps a notification connection open until ctx ends.
 func (f *Follower) listen(ctx context.Context) {

@@ -178,7 +178,7 @@ one program on PostgreSQL.
 	flags.StringArrayVar(&c.set, "set", nil, "set one option, as in --set server.addr=:9090 (repeatable)")
 	root.AddCommand(
 		c.serve(), c.dev(), c.migrate(), c.admin(), c.audit(), c.configuration(),
-		c.keygen(), c.healthcheck(), c.version(),
+		c.keygen(), c.healthcheck(), c.usage(), c.version(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

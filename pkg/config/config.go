@@ -33,6 +33,9 @@ type Config struct {
 	Log        Log        `yaml:"log" doc:"What is written to standard error."`
 	Database   Database   `yaml:"database" doc:"PostgreSQL, the place of every record."`
 	Redis      Redis      `yaml:"redis" doc:"Redis or Valkey, optional: counters and response cache shared by several replicas."`
+	Counters   Counters   `yaml:"counters" doc:"The counters of rate limits."`
+	Cache      Cache      `yaml:"cache" doc:"The answers that routes with a cache policy keep."`
+	Usage      Usage      `yaml:"usage" doc:"Who uses what."`
 	Data       Data       `yaml:"data" doc:"Files that a replica keeps on its own machine."`
 	Security   Security   `yaml:"security" doc:"The master key, from which every other secret of the platform is derived."`
 	Accounts   Accounts   `yaml:"accounts" doc:"Users and their passwords."`
@@ -99,7 +102,29 @@ type Database struct {
 
 // Redis is the section of Redis.
 type Redis struct {
-	URL seal.Secret `yaml:"url" format:"redis" alias:"REDIS_URL" doc:"URL of the server, redis://user:password@host:port/0, or rediss:// with TLS, or unix://; empty means none."`
+	URL     seal.Secret   `yaml:"url" format:"redis" alias:"REDIS_URL" doc:"URL of the server, redis://user:password@host:port/0, or rediss:// with TLS, or unix://; empty means none."`
+	Cluster bool          `yaml:"cluster" doc:"Whether the server is a node of a Redis Cluster."`
+	Timeout time.Duration `yaml:"timeout" min:"1ms" max:"10s" doc:"Longest time of one call. What takes longer counts as a failure, after which Redis is left alone for a second."`
+}
+
+// Counters is the section of rate limits.
+type Counters struct {
+	Store   string        `yaml:"store" enum:"auto,memory,redis,postgres" doc:"Where the counters of rate limits are: in the memory of each replica, which then counts alone, or in a store that all replicas lease units from. auto is redis with redis.url, postgres with an external database, and memory otherwise."`
+	Strict  bool          `yaml:"strict" doc:"Whether each decision asks Redis, in place of leases: exact over all replicas, for one round trip per request and limit."`
+	Timeout time.Duration `yaml:"timeout" min:"1ms" max:"10s" doc:"Longest time that a request waits for the store. A store that takes longer is left alone for a second, and each replica enforces its share of the limit."`
+}
+
+// Cache is the section of the response cache.
+type Cache struct {
+	Store    string `yaml:"store" enum:"auto,memory,redis" doc:"Where answers are kept: in the memory of each replica, or in Redis, for all. auto is redis with redis.url, and memory otherwise."`
+	MaxBytes Size   `yaml:"max_bytes" min:"1MiB" max:"1TiB" doc:"Memory of one replica for answers, with the store memory."`
+	Entries  int    `yaml:"entries" min:"100" max:"100000000" doc:"Most answers in the memory of one replica, with the store memory."`
+}
+
+// Usage is the section of usage metering.
+type Usage struct {
+	FlushInterval time.Duration `yaml:"flush_interval" min:"100ms" max:"1m" doc:"Interval at which a replica hands what it has counted to the database; a crash loses no more than that."`
+	Retention     time.Duration `yaml:"retention" min:"24h" max:"87600h" doc:"Time for which usage is kept."`
 }
 
 // Data is the section of the local files.
@@ -199,6 +224,10 @@ func Default() *Config {
 			VerifyTimeout:  500 * time.Millisecond,
 			MigrateOnStart: true,
 		},
+		Redis:    Redis{Timeout: 50 * time.Millisecond},
+		Counters: Counters{Store: "auto", Timeout: 50 * time.Millisecond},
+		Cache:    Cache{Store: "auto", MaxBytes: 64 * MiB, Entries: 100_000},
+		Usage:    Usage{FlushInterval: time.Second, Retention: 90 * 24 * time.Hour},
 		Accounts: Accounts{Registration: true, PasswordMinLength: 12, BcryptCost: 12},
 		Tokens: Tokens{
 			Issuer:             "keywarden",

@@ -184,6 +184,9 @@ func TestEveryOptionIsReadFromEveryLayer(t *testing.T) {
 		if strings.HasPrefix(o.path, "server.tls.") {
 			extra["KEYWARDEN_SERVER_TLS_CERT_FILE"], extra["KEYWARDEN_SERVER_TLS_KEY_FILE"] = "/c", "/k"
 		}
+		if strings.HasPrefix(o.path, "counters.") || strings.HasPrefix(o.path, "cache.") {
+			extra["KEYWARDEN_REDIS_URL"] = "redis://localhost"
+		}
 		// Long lifetimes and short ones only go together.
 		extra["KEYWARDEN_TOKENS_SESSION_TTL"] = "8760h"
 		extra["KEYWARDEN_DATABASE_QUERY_TIMEOUT"] = "5m"

@@ -95,6 +95,12 @@ func TestMistakesInTheFileNameTheirPlace(t *testing.T) {
 			"1:23: tokens.refresh_idle_ttl: must not be longer than tokens.session_ttl"},
 		{"look-up longer than query", "database: {verify_timeout: 6s}\n",
 			"1:28: database.verify_timeout: must not be longer than database.query_timeout"},
+		{"counters in no Redis", "counters: {store: redis}\n", "1:19: counters.store: cannot be redis without redis.url (REDIS_URL)"},
+		{"strict counters in no Redis", "counters: {strict: true}\n",
+			"1:20: counters.strict: needs the counters to be in Redis: set redis.url (REDIS_URL), and counters.store to redis or auto"},
+		{"strict counters elsewhere", "redis: {url: \"redis://a\"}\ncounters: {strict: true, store: postgres}\n",
+			"2:20: counters.strict: needs the counters to be in Redis: set redis.url (REDIS_URL), and counters.store to redis or auto"},
+		{"answers in no Redis", "cache: {store: redis}\n", "1:16: cache.store: cannot be redis without redis.url (REDIS_URL)"},
 		{"stale before polled", "revocation: {poll_interval: 1s, max_staleness: 1s}\n",
 			"1:48: revocation.max_staleness: must be at least twice revocation.poll_interval, or one late poll refuses every key"},
 

@@ -57,6 +57,21 @@ func rules(c *Config, serving bool) []rule {
 			"is required with an external database: make one with keywarden keygen and set KEYWARDEN_MASTER_KEY",
 		},
 		{
+			[]string{"counters.store", "redis.url"},
+			c.Counters.Store == "redis" && c.Redis.URL.Empty(),
+			"cannot be redis without redis.url (REDIS_URL)",
+		},
+		{
+			[]string{"counters.strict", "redis.url", "counters.store"},
+			c.Counters.Strict && (c.Redis.URL.Empty() || c.Counters.Store == "memory" || c.Counters.Store == "postgres"),
+			"needs the counters to be in Redis: set redis.url (REDIS_URL), and counters.store to redis or auto",
+		},
+		{
+			[]string{"cache.store", "redis.url"},
+			c.Cache.Store == "redis" && c.Redis.URL.Empty(),
+			"cannot be redis without redis.url (REDIS_URL)",
+		},
+		{
 			[]string{"gateway.file", "gateway.source"},
 			c.Gateway.File != "" && c.Gateway.Source == "database",
 			"must be empty when gateway.source is database: the document is in one place; put the file there with keywarden config apply",

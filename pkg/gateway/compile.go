@@ -38,6 +38,7 @@ type route struct {
 	end       http.Handler // its last link
 	steps     []policy.Rule
 	preflight *route // what preflight requests for it take; nil: they are requests like others
+	slashes   bool   // it takes paths with encoded slashes
 }
 
 func emptySnapshot() *snapshot { return &snapshot{index: &match.Index[*route]{}} }
@@ -99,7 +100,7 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 		return none, err
 	}
 	policies := c.doc.Effective(r)
-	steps, err := c.chains.Rules(r.Name, &policies)
+	steps, err := c.chains.Rules(chain.Route{Name: r.Name, Service: r.Service}, &policies)
 	if err != nil {
 		return c.withoutPart(r, path, err)
 	}
@@ -142,6 +143,10 @@ func (refusing) Check(*http.Request) error { return ErrRouteUnusable }
 func matched(r *spec.Route, path string, value *route) (match.Rule[*route], error) {
 	var none match.Rule[*route]
 	var err error
+	value.slashes = r.AllowEncodedSlashes
+	if value.preflight != nil {
+		value.preflight.slashes = r.AllowEncodedSlashes
+	}
 	rule := match.Rule[*route]{
 		Hosts:    r.Match.Hosts,
 		Path:     path,

@@ -71,11 +71,11 @@ func (g *Gateway) Explain(ctx context.Context, d Description) Explanation {
 		Method: d.Method, URL: &target, Host: d.URL.Host, Header: d.Header, ContentLength: d.ContentLength,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, RequestURI: target.RequestURI(), Body: http.NoBody,
 	}).WithContext(ctx)
-	host, r, err := canonical.Request(r)
+	host, r, slash, err := canonical.RequestWithSlashes(r)
 	if err != nil {
 		return Explanation{Refusal: problem.From(err)}
 	}
-	info.Host = host
+	info.Host, info.EncodedSlash = host, slash
 	found, refusal := g.live.Load().find(r, info)
 	if refusal != nil {
 		return Explanation{Refusal: refusal}

@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway/chain"
 	"github.com/keywarden/keywarden/pkg/gateway/discovery"
@@ -30,10 +31,12 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
 )
@@ -53,6 +56,11 @@ type Options struct {
 
 	// Counters makes the counters of rate limits; absent, each replica counts alone.
 	Counters chain.Counters
+
+	// Quotas hold what quotas have leased, and Cache keeps answers; absent, a route
+	// that needs them is not served.
+	Quotas *quota.Meters
+	Cache  *cache.Cache
 
 	// BodyLimit bounds request bodies on routes that set no limit of their own, in
 	// bytes; 0 means no bound.
@@ -131,7 +139,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters})
+	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters, Quotas: o.Quotas, Cache: o.Cache})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -162,24 +170,61 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	info.Decide = g.decideOn
 	found, refusal := g.live.Load().find(r, info)
 	if refusal != nil {
-		policy.Refuse(w, r, "", refusal)
+		refuse(w, r, info, refusal)
 		return
 	}
 	info.Route, info.Service = found.name, found.service
 	found.handler.ServeHTTP(w, r)
 }
 
+// refuse answers a request without a route. What has an encoded slash is refused as
+// package canonical refuses all others of its kind.
+func refuse(w http.ResponseWriter, r *http.Request, info *reqctx.Info, refusal *problem.Error) {
+	if refusal != info.EncodedSlash {
+		policy.Refuse(w, r, "", refusal)
+		return
+	}
+	info.Code, info.Err = refusal.Code, refusal
+	refusal.Write(w, info.ID)
+}
+
+// errDoubleEncoding keeps a path that reads as one with an encoded slash from
+// routes that take these: both would be the same to policies, and not to services.
+var errDoubleEncoding = canonical.ErrPath.WithDetail("The path of the request is not acceptable: it holds an encoded slash that is encoded itself.")
+
 // find returns the route of a request, or why there is none.
+//
+// A path with an encoded slash needs a route that takes them. The service may take
+// it for a slash nevertheless, so that another route may not be the one of the path
+// that it would then see: it could ask for what this one does not.
 func (s *snapshot) find(r *http.Request, info *reqctx.Info) (*route, *problem.Error) {
+	found, refusal := s.lookup(r, info, r.URL.Path)
+	if info.EncodedSlash == nil {
+		if refusal == nil && found.slashes && canonical.CountSlashes(r.URL.Path) > 0 {
+			return nil, errDoubleEncoding
+		}
+		return found, refusal
+	}
+	if refusal != nil || !found.slashes {
+		return nil, info.EncodedSlash
+	}
+	if other, none := s.lookup(r, info, canonical.DecodeSlashes(r.URL.Path)); other != found && none != ErrNoRoute {
+		return nil, info.EncodedSlash
+	}
+	return found, nil
+}
+
+// lookup returns the route of a request that has this path.
+func (s *snapshot) lookup(r *http.Request, info *reqctx.Info, path string) (*route, *problem.Error) {
 	// A browser asks with OPTIONS whether it may use another method: the route of
 	// that method answers.
 	if cors.IsPreflight(r) {
-		found := s.index.Lookup(info.Host, r.URL.Path, cors.RequestedMethod(r), r)
+		found := s.index.Lookup(info.Host, path, cors.RequestedMethod(r), r)
 		if found.Found && found.Value.preflight != nil {
 			return found.Value.preflight, nil
 		}
 	}
-	found := s.index.Lookup(info.Host, r.URL.Path, r.Method, r)
+	found := s.index.Lookup(info.Host, path, r.Method, r)
 	switch {
 	case found.Found:
 		return found.Value, nil

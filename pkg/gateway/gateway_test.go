@@ -24,7 +24,11 @@ import (
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/files"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
+	"github.com/keywarden/keywarden/pkg/httpcache"
 	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/quota"
+	"github.com/keywarden/keywarden/pkg/quota/quotatest"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
@@ -61,6 +65,23 @@ func newDoor(t *testing.T, bodyLimit int64, changes ...func(*gateway.Options)) *
 	t.Helper()
 	d := &door{t: t, auth: &authenticator{}}
 	options := gateway.Options{Files: files.Allowed{Anywhere: true}, Authenticator: d.auth, Logger: slog.New(slog.DiscardHandler), BodyLimit: bodyLimit}
+	answers, err := httpcache.NewMemory(httpcache.MemoryOptions{Bytes: 1 << 20, Entries: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(answers.Close)
+	if options.Cache, err = cache.Open(cache.Options{Store: answers, Now: time.Now, MaxBackground: 4}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(options.Cache.Close)
+	options.Quotas, err = quota.NewMeters(quota.Options{
+		Ledger: quotatest.NewMemory(time.Now), Subjects: 100, Timeout: time.Second, Replicas: func() int { return 1 },
+		Logger: options.Logger, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { options.Quotas.Close(context.Background()) })
 	for _, change := range changes {
 		change(&options)
 	}
@@ -69,7 +90,7 @@ func newDoor(t *testing.T, bodyLimit int64, changes ...func(*gateway.Options)) *
 		t.Fatal(err)
 	}
 	d.gateway = g
-	h := canonical.Middleware(g)
+	h := canonical.MiddlewareWithSlashes(g, g)
 	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := &reqctx.Info{ID: "request-1", Client: netip.MustParseAddr("127.0.0.1"), Scheme: "http"}
 		defer func() {

@@ -189,10 +189,15 @@ func modals(t *testing.T) []modal {
 			fields: `limits: [{name: l, by: expression, expression: 'string(int(request.headers["x-none"]))', limit: 1}]`,
 		},
 		{name: "rate_limit", fields: "limits: [{name: l, by: route, rate: 1/1h, cost_header: X-Cost}]", header: http.Header{"X-Cost": {"2"}}, refusal: "429 gateway.rate_limit_cost"},
+		{
+			name: "quota", fields: "quotas: [{name: q, by: route, limit: 1, period: day, cost_header: X-Cost}]",
+			header: http.Header{"X-Cost": {"2"}}, refusal: "429 gateway.quota_cost",
+		},
 		{name: "fault", fields: "percent: 100, abort: 418", refusal: "418 gateway.fault_injected"},
 		{name: "request_headers", fields: "set: {X-Set: gateway}", changed: request("X-Set", "gateway")},
 		{name: "response_headers", fields: "set: {X-Set: gateway}", changed: answer("X-Set", "gateway")},
 		{name: "compress", fields: "types: [text/plain], min_size: 1B", header: http.Header{"Accept-Encoding": {"gzip"}}, changed: answer("Content-Encoding", "gzip")},
+		{name: "cache", changed: func(_ *watched, resp *http.Response) bool { return resp.Header.Get("Cache-Status") != "" }},
 		{
 			name: "basic_auth", fields: fmt.Sprintf("username: gateway, password_file: %q", password),
 			changed: request("Authorization", "Basic Z2F0ZXdheTpvcGVuIHNlc2FtZQ=="),

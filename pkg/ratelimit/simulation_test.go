@@ -22,7 +22,7 @@ const (
 	simulatedCost     = 4 // at most
 )
 
-// shared is what replicas count with.
+// sharedCounter is what replicas count with.
 type sharedCounter interface {
 	Take(ctx context.Context, subject string, cost int64) (ratelimit.Decision, bool)
 	Refund(subject string, cost int64)

@@ -23,6 +23,10 @@ type Info struct {
 	Scheme string     // "http" or "https", as the client used it
 	Host   string     // canonical: lower case, no port, no trailing dot
 
+	// EncodedSlash is the refusal of a request whose path holds an encoded slash, due
+	// unless its route takes them; nil for all other requests.
+	EncodedSlash *problem.Error
+
 	Route   string // template of the matched route, for labels and logs; empty until matched
 	Service string // the backend's name, for proxied requests
 	Subject string // id of the authenticated user; empty when anonymous

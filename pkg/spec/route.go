@@ -24,6 +24,12 @@ type Route struct {
 	// the whole path of the match or a part of it that ends where a segment ends.
 	StripPrefix string `json:"strip_prefix,omitempty"`
 
+	// AllowEncodedSlashes takes paths with %2F, which are refused otherwise, and lets
+	// the service see it as it was sent. It is a part of its segment for everything that
+	// goes by the path. When the path with slashes in its place has another route, the
+	// request is still refused.
+	AllowEncodedSlashes bool `json:"allow_encoded_slashes,omitempty"`
+
 	Traffic
 
 	// Use names policy sets, of which a later one wins over an earlier. What the
@@ -47,6 +53,10 @@ func (r *Route) validate(path string, v *validator) {
 	r.validateEnd(path, v)
 	r.validateStrip(path+".strip_prefix", v)
 	r.validateTraffic(path, v)
+	if r.AllowEncodedSlashes && r.Versions != nil && r.Versions.From.Path {
+		// The service could read another version than the one that was chosen.
+		v.Fail(path+".allow_encoded_slashes", "cannot be given together with versions that the path names")
+	}
 	r.Policies.Validate(path, &v.Checker)
 	v.use(path+".use", r.Use)
 }

@@ -50,9 +50,19 @@ func (d Document) violations() strictyaml.Collector {
 		path := check.Index("routes", i)
 		d.Routes[i].validate(path, v)
 		names.Unique(&v.Checker, path+".name", d.Routes[i].Name)
+		d.validateCache(path+".cache", &d.Routes[i], v)
 	}
 	v.conflicts(d.Routes)
 	return v.Collector
+}
+
+// validateCache refuses to keep the answers of a route that leads to one of several
+// services: what one has answered would be given to callers of another.
+func (d *Document) validateCache(path string, r *Route, v *validator) {
+	effective := d.Effective(r)
+	if effective.Cache != nil && (r.Split != nil || r.Versions != nil) {
+		v.Fail(path, "cannot be given together with split or versions; say cache: {mode: \"off\"}, or make a route for each service")
+	}
 }
 
 // validator collects violations.

@@ -17,7 +17,9 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
+	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
 	"github.com/keywarden/keywarden/pkg/spec/quantity"
@@ -34,6 +36,11 @@ type Options struct {
 	// Counters makes the counters of rate limits; without it they are kept in the
 	// memory of this replica.
 	Counters Counters
+
+	// Quotas hold what quotas have leased, and Cache keeps answers; without them no
+	// route can have such a policy.
+	Quotas *quota.Meters
+	Cache  *cache.Cache
 }
 
 // Builder makes chains. It is safe for concurrent use.
@@ -85,8 +92,14 @@ func (b *Builder) Document(before *Kept) *Document {
 // Kept is what the chains that were made keep.
 func (d *Document) Kept() *Kept { return d.kept }
 
+// Route is what policies want to know of a route.
+type Route struct {
+	Name    string
+	Service string // empty: it leads to one of several, or to none
+}
+
 // Rules makes the chain of a route. A policy that is not there has no step.
-func (d *Document) Rules(route string, p *policies.Policies) ([]policy.Rule, error) {
+func (d *Document) Rules(route Route, p *policies.Policies) ([]policy.Rule, error) {
 	if p.MaxBody == nil && d.BodyLimit > 0 {
 		p.MaxBody = &policies.MaxBody{Gate: policies.Gate{Mode: policies.Enforce}, Limit: quantity.Size(d.BodyLimit)}
 	}

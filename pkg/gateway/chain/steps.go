@@ -11,6 +11,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/basicauth"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/concurrency"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
@@ -19,6 +20,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/ipfilter"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/logfields"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/mediatypes"
+	policyquota "github.com/keywarden/keywarden/pkg/gateway/policy/quota"
 	policylimit "github.com/keywarden/keywarden/pkg/gateway/policy/ratelimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/securityheaders"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/timeout"
@@ -28,7 +30,7 @@ import (
 
 // step makes the step of one policy. The zero step is that of a policy which the
 // end of the route carries out.
-func (d *Document) step(route, name string, p *policies.Policies) (policy.Step, error) {
+func (d *Document) step(route Route, name string, p *policies.Policies) (policy.Step, error) {
 	switch name {
 	case "allow_ips":
 		return ipfilter.Allow(prefixes(p.AllowIPs.Networks))
@@ -59,10 +61,14 @@ func (d *Document) step(route, name string, p *policies.Policies) (policy.Step, 
 		return basicauth.New(p.BasicAuth.Username, p.BasicAuth.PasswordFile)
 	case "security_headers":
 		return securityheaders.New(securityConfig(p.SecurityHeaders))
+	case cache.Name:
+		return d.cache(route, p.Cache)
 	case concurrency.Name:
-		return d.concurrency(route, p.Concurrency)
+		return d.concurrency(route.Name, p.Concurrency)
 	case policylimit.Name:
-		return d.rateLimit(route, p.RateLimit)
+		return d.rateLimit(route.Name, p.RateLimit)
+	case policyquota.Name:
+		return d.quota(route.Name, p.Quota)
 	case "fault":
 		return fault.New(fault.Config{Percent: p.Fault.Percent, Delay: time.Duration(p.Fault.Delay), Abort: p.Fault.Abort})
 	case "compress":

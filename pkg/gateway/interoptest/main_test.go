@@ -41,7 +41,7 @@ func front(t *testing.T, document string, encrypted bool) *httptest.Server {
 	if err := g.Apply(doc); err != nil {
 		t.Fatal(err)
 	}
-	h := canonical.Middleware(g)
+	h := canonical.MiddlewareWithSlashes(g, g)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := &reqctx.Info{ID: "1", Client: netip.MustParseAddr("127.0.0.1"), Scheme: "https"}
 		h.ServeHTTP(w, r.WithContext(reqctx.With(r.Context(), info)))

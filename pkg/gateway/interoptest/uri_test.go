@@ -20,7 +20,7 @@ func TestTargetsReachTheServiceToTheByte(t *testing.T) {
 services: [{name: s, url: %q}]
 routes:
   - {name: all, match: {path: {prefix: /}}, service: s, auth: {mode: none}}
-  - {name: host, match: {hosts: [mock.example], path: {prefix: /}}, service: s, auth: {mode: none}}
+  - {name: host, match: {hosts: [mock.example], path: {prefix: /}}, service: s, auth: {mode: none}, allow_encoded_slashes: true}
   - {name: strip, match: {path: {prefix: /stripped-path}}, service: s, strip_prefix: /stripped-path, auth: {mode: none}}
 `, service.URL), false)
 	for _, c := range []struct {
@@ -33,9 +33,9 @@ routes:
 		{"encoded bar, route of the host", "mock.example", "/request/auth%7C123", "/request/auth%7C123"},
 		{"encoded bar, route of the path", "other.example", "/request/auth%7C123", "/request/auth%7C123"},
 		{"encoded bar, prefix stripped", "other.example", "/stripped-path/request/auth%7C123", "/request/auth%7C123"},
-		// The seventh: an encoded slash could be a slash to the service, so no route
-		// here accepts it. It must not be decoded or passed on quietly.
-		{"encoded slash", "mock.example", "/request/foo%2Fbar", ""},
+		{"encoded slash", "mock.example", "/request/foo%2Fbar", "/request/foo%2Fbar"},
+		// It could be a slash to the service, so a route has to take it.
+		{"encoded slash, route that does not take it", "other.example", "/request/foo%2Fbar", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conn, err := net.Dial("tcp", srv.Listener.Addr().String())

@@ -14,10 +14,10 @@ import (
 // TestOutboundPathIsCanonical holds for every canonical path, whatever is
 // stripped from it and put before it.
 func TestOutboundPathIsCanonical(t *testing.T) {
-	piece := rapid.SampledFrom([]string{"/", "/", "a", "b", ".", "%2C", ",", "é", "%C3%A9", "%20", "%25", "%2e", "%41", "[", "@", "%40"})
+	piece := rapid.SampledFrom([]string{"/", "/", "a", "b", ".", "%2C", ",", "é", "%C3%A9", "%20", "%25", "%2e", "%41", "[", "@", "%40", "%2F", "%2f"})
 	rapid.Check(t, func(t *rapid.T) {
 		received := "/" + strings.Join(rapid.SliceOfN(piece, 0, 10).Draw(t, "path"), "")
-		decoded, escaped, err := canonical.Path(received)
+		decoded, escaped, err := canonical.PathWithSlashes(received)
 		if err != nil {
 			t.Skip("no canonical path")
 		}
@@ -32,7 +32,10 @@ func TestOutboundPathIsCanonical(t *testing.T) {
 			t.Fatalf("%s without %s: %v", escaped, strip, err)
 		}
 		sent := (&url.URL{Path: x.path, RawPath: x.rawPath}).EscapedPath()
-		d, e, err := canonical.Path(sent)
+		d, e, err := canonical.PathWithSlashes(sent)
+		if canonical.CountSlashes(sent) > 0 {
+			d, decoded, strip = canonical.DecodeSlashes(d), canonical.DecodeSlashes(decoded), canonical.DecodeSlashes(strip)
+		}
 		if err != nil || e != sent || d != x.path {
 			t.Fatalf("%s without %s after %q is sent as %q, which reads as %q, %q, %v", escaped, strip, base, sent, d, e, err)
 		}

@@ -57,48 +57,66 @@ func (w *Rewrite) apply(u *url.URL) (string, error) {
 	if groups == nil {
 		return "", ErrNoRewrite
 	}
-	received := u.EscapedPath()
+	received, slashes := canonical.Escaped(u), 0
 	var b strings.Builder
 	for _, p := range w.pieces {
 		text := p.Text
 		if text == "" {
-			text = escapedPart(received, len(u.Path), groups[2*p.Group], groups[2*p.Group+1])
+			var ok bool
+			if text, ok = escapedPart(received, groups[2*p.Group], groups[2*p.Group+1]); !ok {
+				return "", ErrRewrite.With(errPartOfSlash)
+			}
+			slashes += canonical.CountSlashes(text)
 		}
 		if b.Len()+len(text) > canonical.MaxTarget {
 			return "", ErrRewrite
 		}
 		b.WriteString(text)
 	}
-	if _, again, err := canonical.Path(b.String()); err != nil || again != b.String() {
+	// The pieces can bring encoded slashes along, and never make one.
+	_, again, err := canonical.PathWithSlashes(b.String())
+	if err != nil || again != b.String() || canonical.CountSlashes(again) != slashes {
 		return "", ErrRewrite.With(err)
 	}
 	return b.String(), nil
 }
 
-// escapedPart is the part of an escaped path that decodes to the bytes from from
-// to to of the decoded one, whose length is decoded. A group that took no part in
-// the match has negative bounds and matches nothing.
-func escapedPart(escaped string, decoded, from, to int) string {
+// errPartOfSlash is why a path is not rewritten of which a group matches one or two
+// of the three characters that stand for an encoded slash.
+var errPartOfSlash = errors.New("a group of the expression ends within an encoded slash")
+
+// escapedPart is the part of an escaped path that stands for the bytes from from to
+// to of the decoded one; not ok when one of them is within an encoded slash. A group
+// that took no part in the match has negative bounds and matches nothing.
+func escapedPart(escaped string, from, to int) (part string, ok bool) {
 	if from < 0 {
-		return ""
+		return "", true
 	}
-	if len(escaped) == decoded {
-		return escaped[from:to]
+	if strings.IndexByte(escaped, '%') < 0 {
+		return escaped[from:to], true
 	}
-	start := skipBytes(escaped, from)
-	return escaped[start : start+skipBytes(escaped[start:], to-from)]
+	start, ok := skipBytes(escaped, from)
+	if !ok {
+		return "", false
+	}
+	length, ok := skipBytes(escaped[start:], to-from)
+	return escaped[start : start+length], ok
 }
 
-// skipBytes is the length of what decodes to n bytes at the start of s.
-func skipBytes(s string, n int) int {
-	at := 0
-	for ; n > 0; n-- {
-		if s[at] == '%' {
-			at += 2
+// skipBytes is the length of what stands for n decoded bytes at the start of s; not
+// ok when they end within an encoded slash, which stands for as many as it has.
+func skipBytes(s string, n int) (at int, ok bool) {
+	for n > 0 {
+		switch {
+		case s[at] != '%':
+			at, n = at+1, n-1
+		case s[at+1] == '2' && s[at+2]|0x20 == 'f':
+			at, n = at+3, n-len(canonical.EncodedSlash)
+		default:
+			at, n = at+3, n-1
 		}
-		at++
 	}
-	return at
+	return at, n == 0
 }
 
 // errNotCanonical cannot happen: routes match canonical paths by their prefix.
@@ -116,7 +134,7 @@ func (rt *Route) Check(r *http.Request) error {
 // would see another path than the one that was matched. It always stands below
 // the base of the service.
 func (rt *Route) outboundPath(u *url.URL) (string, error) {
-	escaped := u.EscapedPath()
+	escaped := canonical.Escaped(u)
 	switch {
 	case rt.rewrite != nil:
 		rewritten, err := rt.rewrite.apply(u)
@@ -132,7 +150,7 @@ func (rt *Route) outboundPath(u *url.URL) (string, error) {
 		escaped = skipSegments(escaped, rt.stripSegments)
 		if rest == "" {
 			escaped = ""
-		} else if decoded, again, err := canonical.Path(escaped); err != nil || decoded != rest || again != escaped {
+		} else if decoded, again, err := canonical.PathWithSlashes(escaped); err != nil || decoded != rest || again != escaped {
 			return "", canonical.ErrPath.With(err)
 		}
 	}

@@ -32,7 +32,7 @@ func rewriteOf(t testing.TB, expression, path string) *Rewrite {
 
 // received is the URL of a request that came with this path, or nil.
 func received(path string) *url.URL {
-	decoded, escaped, err := canonical.Path(path)
+	decoded, escaped, err := canonical.PathWithSlashes(path)
 	if err != nil {
 		return nil
 	}
@@ -55,6 +55,9 @@ func TestRewriteTakesGroupsAsTheyWereSent(t *testing.T) {
 		{"/a/(.*)", "/b/%1", "/a/", "/b/"},
 		{"/a/(.*)", "/b/%1", "/a/x/", "/b/x/"},
 		{"/a/(.*)", "/%1%1", "/a/xy", "/xyxy"},
+		{"/a/([^/]+)/(.*)", "/%2/%1", "/a/x%2fy/%C3%A9%2Fz", "/%C3%A9%2Fz/x%2fy"},
+		{"/a/x(%2F)y", "/b%1c%1d", "/a/x%2fy", "/b%2fc%2fd"},
+		{"/(.)/x%2F(.)", "/%1/%2", "/a/x%2fy", "/a/y"},
 	} {
 		rt := &Route{service: &Service{base: "/base"}, rewrite: rewriteOf(t, c.expression, c.path)}
 		got, err := rt.outboundPath(received(c.from))
@@ -133,6 +136,9 @@ func FuzzRewrite(f *testing.F) {
 	f.Add("/(?P<rest>.*)", "/%2", 1, "%2e", 1, "/f%C3%A9")
 	f.Add("/a(b)?(/.*)", "/", 1, "/", 2, "/a/x/")
 	f.Add(".*(%|;|\\x00)?.*", "/a;", 0, "?x#", 1, "/a%3Fb%23")
+	f.Add("/a/(.*)/(.*)", "/", 2, "/", 1, "/a/x%2fy%2Fz/%C3%A9")
+	f.Add("/(.*%)(2.*)", "/%25", 2, "/%2", 1, "/a%2fb")
+	f.Add("/(.*)", "/%2", 1, "", 1, "/F")
 	const base = "/base/v1"
 	f.Fuzz(func(t *testing.T, expression, first string, group int, second string, group2 int, path string) {
 		u := received(path)
@@ -152,9 +158,16 @@ func FuzzRewrite(f *testing.F) {
 			return
 		}
 		sent := (&url.URL{Path: x.path, RawPath: x.rawPath}).EscapedPath()
-		decoded, escaped, err := canonical.Path(sent)
+		decoded, escaped, err := canonical.PathWithSlashes(sent)
+		slashes := canonical.CountSlashes(escaped)
+		if slashes > 0 {
+			decoded = canonical.DecodeSlashes(decoded)
+		}
 		if err != nil || escaped != sent || decoded != x.path {
 			t.Fatalf("%s is sent as %q, which reads as %q, %q, %v", path, sent, decoded, escaped, err)
+		}
+		if slashes > 0 && canonical.CountSlashes(canonical.Escaped(u)) == 0 {
+			t.Fatalf("%s is sent as %q: the encoded slash is not the client's", path, sent)
 		}
 		if rest, ok := strings.CutPrefix(sent, base); !ok || rest == "" || rest[0] != '/' {
 			t.Fatalf("%s is sent as %q, which is not below %s", path, sent, base)

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/keywarden/keywarden/pkg/canonical"
 )
 
 // RedirectConfig says where clients are sent.
@@ -29,7 +31,7 @@ func Redirect(c RedirectConfig) (http.Handler, error) {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		location := c.To
 		if c.KeepPath {
-			location = base + r.URL.EscapedPath()
+			location = base + canonical.Escaped(r.URL)
 		}
 		if u.RawQuery == "" && u.Fragment == "" && r.URL.RawQuery != "" {
 			location += "?" + r.URL.RawQuery

@@ -55,10 +55,12 @@ type Policies struct {
 	LogFields       *LogFields       `json:"log_fields,omitempty"`
 	Concurrency     *Concurrency     `json:"concurrency,omitempty"`
 	RateLimit       *RateLimits      `json:"rate_limit,omitempty"`
+	Quota           *Quotas          `json:"quota,omitempty"`
 	Fault           *Fault           `json:"fault,omitempty"`
 	RequestHeaders  *RequestHeaders  `json:"request_headers,omitempty"`
 	ResponseHeaders *ResponseHeaders `json:"response_headers,omitempty"`
 	Compress        *Compress        `json:"compress,omitempty"`
+	Cache           *Cache           `json:"cache,omitempty"`
 	BasicAuth       *BasicAuth       `json:"basic_auth,omitempty"`
 	Timeout         *Timeout         `json:"timeout,omitempty"`
 }

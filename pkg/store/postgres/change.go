@@ -30,6 +30,11 @@ func (s *Store) change(ctx context.Context, c changes.Change, mutate func(pgx.Tx
 	})
 }
 
+// RecordChange records a change of something that is not in the database.
+func (s *Store) RecordChange(ctx context.Context, c changes.Change) (epoch int64, err error) {
+	return s.change(ctx, c, nil)
+}
+
 // changeAs is change where the entry and the event depend on what mutate finds.
 func (s *Store) changeAs(ctx context.Context, mutate func(pgx.Tx) (changes.Change, error)) (epoch int64, err error) {
 	err = s.inTx(ctx, func(tx pgx.Tx) error {

@@ -15,6 +15,9 @@ const (
 	changesKept  = time.Hour           // a replica that was away for longer starts afresh
 	sessionsKept = 30 * 24 * time.Hour // ended sessions, for knowing where an account was used from
 	replicasKept = time.Hour
+
+	quotasKept      = 7 * 24 * time.Hour // accounts whose period has ended
+	quotaEventsKept = 90 * 24 * time.Hour
 )
 
 // RunJanitor deletes what has expired until ctx ends. Every replica runs it;
@@ -34,7 +37,8 @@ func (s *Store) RunJanitor(ctx context.Context, now func() time.Time, logger *sl
 	}
 }
 
-// Sweep deletes at most a batch of each kind of expired row. A kind that fails
+// Sweep deletes at most a batch of each kind of expired row, and all the counters
+// of rate limits that have. A kind that fails
 // does not keep the others.
 func (s *Store) Sweep(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
@@ -50,11 +54,14 @@ func (s *Store) Sweep(ctx context.Context, now time.Time) error {
 		{"api_key_secrets", "id", "valid_until < $1", now},
 		{"signing_keys", "id", "retires_at < $1", now.Add(-sessionsKept)},
 		{"replicas", "id", "seen < $1", now.Add(-replicasKept)},
+		{"quota_accounts", "id", "ends < $1", now.Add(-quotasKept)},
+		{"quota_events", "number", "at < $1", now.Add(-quotaEventsKept)},
 	} {
 		_, err := s.pool.Exec(ctx, `DELETE FROM `+sweep.table+` WHERE `+sweep.key+` IN (SELECT `+rowKey(sweep.key)+
 			` FROM `+sweep.table+` WHERE `+sweep.condition+` LIMIT $2 FOR UPDATE SKIP LOCKED)`, sweep.before, sweepBatch)
 		failed = append(failed, unavailable(err))
 	}
+	failed = append(failed, s.sweepRateLimits(ctx, now))
 	return errors.Join(append(failed, s.pruneChanges(ctx, now.Add(-changesKept)), s.pruneRevisions(ctx))...)
 }
 

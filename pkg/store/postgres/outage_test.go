@@ -26,6 +26,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/seal"
+	"github.com/keywarden/keywarden/pkg/usage"
 )
 
 // canary is a password that must appear nowhere.
@@ -88,7 +89,15 @@ var reads = map[string]func(s *scene) error{
 	"Revision":      func(s *scene) error { _, err := s.Revision(s.ctx, 1); return unlessNone(err) },
 	"ListRevisions": func(s *scene) error { _, err := s.ListRevisions(s.ctx, 0, 1); return err },
 	"ReportServing": func(s *scene) error { return s.ReportServing(s.ctx, revision.Serving{Replica: "id"}) },
-	"ListServing":   func(s *scene) error { _, err := s.ListServing(s.ctx, time.Minute); return err },
+	"WriteUsage": func(s *scene) error {
+		return s.WriteUsage(s.ctx, usage.Flush{Replica: newID(), Number: 1, Cells: oneCell(1)})
+	},
+	"ReadUsage": func(s *scene) error {
+		_, err := s.ReadUsage(s.ctx, usage.Query{From: noon(), To: noon().Add(time.Hour), By: usage.Dimensions(), Top: 1})
+		return err
+	},
+	"SweepUsage":  func(s *scene) error { return s.SweepUsage(s.ctx, time.Hour, now()) },
+	"ListServing": func(s *scene) error { _, err := s.ListServing(s.ctx, time.Minute); return err },
 }
 
 // unlessNone takes the answer that there is no revision for the answer it is.

@@ -52,6 +52,8 @@ var errURL = errors.New("the database URL is not valid: expected postgres://user
 type Store struct {
 	pool  *pgxpool.Pool
 	chain atomic.Pointer[audit.Chain] // nil before LoadChain
+
+	clockAhead atomic.Int64 // by how many nanoseconds the clock of the database is ahead of ours; about
 }
 
 // Open prepares a pool of connections; it does not wait for the server, so that

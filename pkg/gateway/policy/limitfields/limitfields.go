@@ -44,8 +44,8 @@ type Left struct {
 
 // Add tells of limits: policies are those of one step, joined with ", ", and left is
 // the one of them that is nearest to its end. Where an earlier
-// step has told of others, these come after them; the fields with room for one are
-// for the earlier one, unless this one has refused the request.
+// step has told of others, these come after them. The fields with room for one tell
+// of the first limit with a window, or of the one that has refused the request.
 func Add(h http.Header, policies string, left Left, refused bool, now time.Time) {
 	add(h, "Ratelimit-Policy", policies)
 	if left == (Left{}) {
@@ -57,7 +57,7 @@ func Add(h http.Header, policies string, left Left, refused bool, now time.Time)
 		item += ";t=" + problem.RetryAfterSeconds(left.Reset)
 	}
 	add(h, "Ratelimit", item)
-	if h["X-Ratelimit-Limit"] != nil && !refused {
+	if !refused && (left.Reset == 0 || h["X-Ratelimit-Limit"] != nil) {
 		return
 	}
 	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(left.Limit, 10)}

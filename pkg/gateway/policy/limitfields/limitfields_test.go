@@ -12,28 +12,51 @@ import (
 
 func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
 	now := time.Unix(1000, 0)
-	short := limitfields.Policy("short", limitfields.Requests, 10, time.Minute)
 	open := limitfields.Policy("open", limitfields.ConcurrentRequests, 3, 0)
+	short := limitfields.Policy("short", limitfields.Requests, 10, time.Minute)
+	long := limitfields.Policy("long", limitfields.Requests, 100, 24*time.Hour)
+	const policies = `"open";q=3;qu="concurrent-requests", "short";q=10;w=60, "long";q=100;w=86400`
+	of := func(limit, remaining, reset string) http.Header {
+		return http.Header{"X-Ratelimit-Limit": {limit}, "X-Ratelimit-Remaining": {remaining}, "X-Ratelimit-Reset": {reset}}
+	}
+	ofOpen, ofShort, ofLong := limitfields.Left{Name: "open", Limit: 3, Remaining: 2},
+		limitfields.Left{Name: "short", Limit: 10, Remaining: 9, Reset: 6 * time.Second},
+		limitfields.Left{Name: "long", Limit: 100, Remaining: 40, Reset: time.Hour}
+	type step struct {
+		policies string
+		left     limitfields.Left
+		refused  bool
+	}
 	for name, c := range map[string]struct {
-		refused bool
-		want    http.Header
+		steps      []step
+		policy     string
+		limit      string
+		oneOfThese http.Header
 	}{
-		"allowed": {false, http.Header{
-			"Ratelimit-Policy":  {`"open";q=3;qu="concurrent-requests", "short";q=10;w=60, "long";q=100;w=86400`},
-			"Ratelimit":         {`"open";r=2, "short";r=9;t=6`},
-			"X-Ratelimit-Limit": {"3"}, "X-Ratelimit-Remaining": {"2"}, "X-Ratelimit-Reset": {"1000"},
-		}},
-		"refused": {true, http.Header{
-			"Ratelimit-Policy":  {`"open";q=3;qu="concurrent-requests", "short";q=10;w=60, "long";q=100;w=86400`},
-			"Ratelimit":         {`"open";r=2, "short";r=9;t=6`},
-			"X-Ratelimit-Limit": {"10"}, "X-Ratelimit-Remaining": {"9"}, "X-Ratelimit-Reset": {"1006"},
-		}},
+		"allowed": {
+			[]step{{open, ofOpen, false}, {short, ofShort, false}, {long, ofLong, false}},
+			policies, `"open";r=2, "short";r=9;t=6, "long";r=40;t=3600`, of("10", "9", "1006"),
+		},
+		"the last refuses": {
+			[]step{{open, ofOpen, false}, {short, ofShort, false}, {long, ofLong, true}},
+			policies, `"open";r=2, "short";r=9;t=6, "long";r=40;t=3600`, of("100", "40", "4600"),
+		},
+		"the one without a window refuses": {
+			[]step{{open, limitfields.Left{Name: "open", Limit: 3}, true}},
+			open, `"open";r=0`, of("3", "0", "1000"),
+		},
+		"nobody is counted": {[]step{{short, limitfields.Left{}, false}}, short, "", http.Header{}},
 	} {
 		h := http.Header{}
-		limitfields.Add(h, open, limitfields.Left{Name: "open", Limit: 3, Remaining: 2}, false, now)
-		limitfields.Add(h, short, limitfields.Left{Name: "short", Limit: 10, Remaining: 9, Reset: 6 * time.Second}, c.refused, now)
-		limitfields.Add(h, limitfields.Policy("long", limitfields.Requests, 100, 24*time.Hour), limitfields.Left{}, false, now)
-		if diff := cmp.Diff(c.want, h); diff != "" {
+		for _, s := range c.steps {
+			limitfields.Add(h, s.policies, s.left, s.refused, now)
+		}
+		want := c.oneOfThese
+		want["Ratelimit-Policy"] = []string{c.policy}
+		if c.limit != "" {
+			want["Ratelimit"] = []string{c.limit}
+		}
+		if diff := cmp.Diff(want, h); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
