@@ -346,7 +346,8 @@ func (v *Verifier) Apply(e changes.Event) {
 		v.missing.Invalidate(e.Subject)
 	case changes.UserChanged:
 		v.records.InvalidateIf(func(r *record) bool { return r.userID == e.Subject })
-	case changes.SessionEnded, changes.UserSessionsEnded, changes.SigningKeysChanged, changes.GatewayChanged:
+	case changes.SessionEnded, changes.UserSessionsEnded, changes.SigningKeysChanged, changes.GatewayChanged,
+		changes.QuotaChanged, changes.CachePurged:
 	}
 }
 

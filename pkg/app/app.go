@@ -103,6 +103,7 @@ type application struct {
 	telemetry *telemetry.Telemetry
 	platform  *Platform
 	gateway   *gateway.Gateway
+	counters  *shared.Counters
 	shared    *shared.State
 	decisions *decision.Sealer
 	data      http.Handler          // the gateway behind its admission
@@ -139,11 +140,14 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	if err != nil {
 		return err
 	}
-	a.platform, err = NewPlatform(ctx, a.Config, a.database.URL, ring, a.telemetry.TracerProvider(), a.Logger)
+	a.platform, err = NewPlatform(ctx, PlatformOptions{
+		Config: a.Config, URL: a.database.URL, Ring: ring, Tracer: a.telemetry.TracerProvider(), Logger: a.Logger, Limiters: a.openCounters,
+	})
 	if err != nil {
-		return err
+		return errors.Join(err, a.counters.Close())
 	}
 	closing.add("platform", func(context.Context) error { a.platform.Close(); return nil })
+	closing.add("counters", func(context.Context) error { return a.counters.Close() })
 	if err := a.openShared(closing); err != nil {
 		return err
 	}

@@ -17,12 +17,24 @@ import (
 // scopeName names what the gateway measures and traces.
 const scopeName = "github.com/keywarden/keywarden/pkg/gateway"
 
+// openCounters makes the counters of rate limits, which are those of guesses, too.
+func (a *application) openCounters(p *Platform) (_ Limiters, err error) {
+	a.counters, err = shared.OpenCounters(shared.CounterOptions{
+		Config: a.Config, Private: a.database.Private, Store: p.Store.RateLimits(), Replicas: p.Follower.Live,
+		Meter: a.telemetry.MeterProvider().Meter(sharedScope), Logger: a.Logger,
+	})
+	return a.counters, err
+}
+
+// sharedScope names what package shared measures.
+const sharedScope = "github.com/keywarden/keywarden/pkg/app/shared"
+
 // openShared makes what the requests of all replicas use up and leave behind.
 func (a *application) openShared(closing *cleanups) (err error) {
 	a.shared, err = shared.New(shared.Options{
-		Config: a.Config, Private: a.database.Private, Store: a.platform.Store, ReplicaID: a.platform.ReplicaID,
-		Replicas: a.platform.Follower.Live, Notify: a.platform.Follower.Apply, Meter: a.telemetry.MeterProvider().Meter("github.com/keywarden/keywarden/pkg/app/shared"),
-		Logger: a.Logger,
+		Config: a.Config, Counters: a.counters, Store: a.platform.Store, ReplicaID: a.platform.ReplicaID,
+		Replicas: a.platform.Follower.Live, Notify: a.platform.Follower.Apply,
+		Meter: a.telemetry.MeterProvider().Meter(sharedScope), Logger: a.Logger,
 	})
 	if err != nil {
 		return err
@@ -45,7 +57,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 		Decisions:     a.decisions,
 		Files:         a.files(),
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
-		Issuer: a.Config.Tokens.Issuer, Counters: a.shared.Counters, Quotas: a.shared.Quotas, Cache: a.shared.Cache,
+		Issuer: a.Config.Tokens.Issuer, Counters: a.counters, Quotas: a.shared.Quotas, Cache: a.shared.Cache,
 		Meter:  a.telemetry.MeterProvider().Meter(scopeName),
 		Tracer: a.telemetry.TracerProvider().Tracer(scopeName), Propagator: a.telemetry.Propagator(),
 	})

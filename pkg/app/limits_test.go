@@ -135,3 +135,38 @@ func TestVerdictsAreOfTheWholeCredentialAndOfNoRoute(t *testing.T) {
 	}
 	p.Want(t, http.StatusNoContent, "GET", "/tokens", nil, "Authorization", "Bearer "+user.Token)
 }
+
+// Whoever guesses passwords at one replica has guessed at all of them.
+func TestGuessesAreCountedOverAllReplicas(t *testing.T) {
+	const failures = 4
+	for name, set := range map[string]func(t *testing.T) map[string]string{
+		"postgres": func(*testing.T) map[string]string { return roomy() },
+		"redis": func(t *testing.T) map[string]string {
+			return with(roomy(), "redis.url", redistest.Start(t).URL.Reveal())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := apptest.Options{Set: set(t)}
+			options.Set["throttle.account_failures"], options.Set["throttle.account_refill"] = fmt.Sprint(failures), "1h"
+			options.Set["counters.timeout"] = "2s" // a machine that tests keep busy is no outage
+			one := start(t, options)
+			options.DatabaseURL, options.MasterKey = one.DatabaseURL, one.MasterKey
+			two := start(t, options)
+			user := one.User(t)
+			guesses := 0
+			for i := range 4 * failures {
+				p := []*apptest.Program{one, two}[i%2]
+				if a := p.Call(t, "POST", "/auth/login", object{"email": user.Email, "password": "wrong wrong wrong"}); a.Status == http.StatusUnauthorized {
+					guesses++
+				} else if a.Status != http.StatusTooManyRequests || a.Header.Get("Retry-After") == "" {
+					t.Errorf("a guess answers %d, Retry-After %q", a.Status, a.Header.Get("Retry-After"))
+				}
+			}
+			// From an address that the account was used from, there are as many again, so
+			// that strangers do not lock the owner out.
+			if guesses != 2*failures {
+				t.Errorf("%d guesses were possible at two replicas, want %d", guesses, 2*failures)
+			}
+		})
+	}
+}

@@ -57,14 +57,44 @@ type Platform struct {
 	Keys      *apikey.Service
 	KeyCheck  *apikey.Verifier
 	Revisions *revision.Service
+	Limiters  Limiters
 
 	nudgeSigner chan struct{}
 	connected   atomic.Bool
 }
 
+// PlatformOptions is what a platform is made of. All fields but Tracer and Limiters
+// are required.
+type PlatformOptions struct {
+	Config *config.Config
+	URL    seal.Secret // of the database
+	Ring   *seal.Keyring
+	Tracer trace.TracerProvider
+	Logger *slog.Logger
+
+	// Limiters makes what throttles guesses, once there are store and follower; without
+	// it, attempts are counted in memory.
+	Limiters func(p *Platform) (Limiters, error)
+}
+
+// Limiters makes what throttles guesses.
+type Limiters interface {
+	// Limiter allows burst attempts at once and one more per refill. name is that of
+	// no other.
+	Limiter(name string, burst int, refill time.Duration) (*throttle.Limiter, error)
+}
+
+// inMemory are limiters that count in the memory of this process.
+type inMemory struct{}
+
+// Limiter implements Limiters.
+func (inMemory) Limiter(_ string, burst int, refill time.Duration) (*throttle.Limiter, error) {
+	return throttle.New(burst, refill, time.Now)
+}
+
 // OpenPlatform is [NewPlatform] and [Platform.Connect].
-func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring *seal.Keyring, tracer trace.TracerProvider, logger *slog.Logger) (*Platform, error) {
-	p, err := NewPlatform(ctx, cfg, url, ring, tracer, logger)
+func OpenPlatform(ctx context.Context, o PlatformOptions) (*Platform, error) {
+	p, err := NewPlatform(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -78,10 +108,11 @@ func OpenPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring
 // NewPlatform builds the domains without asking the database for anything. Until
 // [Platform.Connect] has succeeded no credential can be checked and nothing can be
 // changed: who tries is told to come again. The caller closes the platform.
-func NewPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring *seal.Keyring, tracer trace.TracerProvider, logger *slog.Logger) (_ *Platform, err error) {
+func NewPlatform(ctx context.Context, o PlatformOptions) (_ *Platform, err error) {
+	cfg, logger := o.Config, o.Logger
 	store, err := postgres.Open(ctx, postgres.Options{
-		URL: url, MaxConnections: int32(cfg.Database.MaxConnections),
-		ConnectTimeout: cfg.Database.ConnectTimeout, QueryTimeout: cfg.Database.QueryTimeout, Tracer: tracer,
+		URL: o.URL, MaxConnections: int32(cfg.Database.MaxConnections),
+		ConnectTimeout: cfg.Database.ConnectTimeout, QueryTimeout: cfg.Database.QueryTimeout, Tracer: o.Tracer,
 	})
 	if err != nil {
 		return nil, err
@@ -91,7 +122,7 @@ func NewPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring 
 		store.Close()
 		return nil, err
 	}
-	p := &Platform{Store: store, Ring: ring, ReplicaID: replica.String(), nudgeSigner: make(chan struct{}, 1)}
+	p := &Platform{Store: store, Ring: o.Ring, ReplicaID: replica.String(), nudgeSigner: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			store.Close()
@@ -105,6 +136,12 @@ func NewPlatform(ctx context.Context, cfg *config.Config, url seal.Secret, ring 
 		PollInterval: cfg.Revocation.PollInterval, MaxStaleness: cfg.Revocation.MaxStaleness,
 		Logger: logger, Now: time.Now,
 	})
+	p.Limiters = inMemory{}
+	if o.Limiters != nil {
+		if p.Limiters, err = o.Limiters(p); err != nil {
+			return nil, err
+		}
+	}
 	if err := p.buildAccounts(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -183,14 +220,15 @@ func (p *Platform) buildSessions(cfg *config.Config, logger *slog.Logger) (err e
 	t := cfg.Throttle
 	for _, make := range []struct {
 		limiter **throttle.Limiter
+		name    string
 		burst   int
 		refill  time.Duration
 	}{
-		{&throttles.Account, t.AccountFailures, t.AccountRefill},
-		{&throttles.Known, t.AccountFailures, t.AccountRefill},
-		{&throttles.Address, t.AddressFailures, t.AddressRefill},
+		{&throttles.Account, "account", t.AccountFailures, t.AccountRefill},
+		{&throttles.Known, "known", t.AccountFailures, t.AccountRefill},
+		{&throttles.Address, "address", t.AddressFailures, t.AddressRefill},
 	} {
-		if *make.limiter, err = throttle.New(make.burst, make.refill, time.Now); err != nil {
+		if *make.limiter, err = p.Limiters.Limiter(make.name, make.burst, make.refill); err != nil {
 			return err
 		}
 	}

@@ -88,8 +88,8 @@ func (a *application) openAPI() error {
 // mounted there.
 func (a *application) engine() (*gin.Engine, error) {
 	p, t := a.platform, a.Config.Throttle
-	passwords, err1 := throttle.New(passwordBurst, passwordRefill, time.Now)
-	registrations, err2 := throttle.New(t.Registrations, t.RegistrationRefill, time.Now)
+	passwords, err1 := p.Limiters.Limiter("password", passwordBurst, passwordRefill)
+	registrations, err2 := p.Limiters.Limiter("registration", t.Registrations, t.RegistrationRefill)
 	if err := errors.Join(err1, err2, a.openAPI()); err != nil {
 		return nil, err
 	}

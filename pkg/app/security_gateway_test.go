@@ -81,7 +81,7 @@ routes: [{name: r, match: {path: {prefix: /r}}, service: retried, auth: {mode: n
 			for range offered / workers {
 				a, err := p.Try("GET", "/r/x", nil)
 				if err != nil || a.Status != http.StatusServiceUnavailable {
-					return fmt.Errorf("status %d, %v", a.Status, err)
+					return fmt.Errorf("status %d, %w", a.Status, err)
 				}
 			}
 			return nil
@@ -496,11 +496,11 @@ func TestThereIsNoAccountToBeginWith(t *testing.T) {
 		group.Go(func() error {
 			account := object{"email": apptest.NewEmail(), "password": apptest.Password}
 			if a, err := p.Try("POST", "/auth/register", account); err != nil || a.Status != http.StatusCreated {
-				return fmt.Errorf("registering: status %d, %v: %s", a.Status, err, a.Body)
+				return fmt.Errorf("registering: status %d, %w: %s", a.Status, err, a.Body)
 			}
 			a, err := p.Try("POST", "/auth/login", account)
 			if err != nil || a.Status != http.StatusOK {
-				return fmt.Errorf("logging in: status %d, %v: %s", a.Status, err, a.Body)
+				return fmt.Errorf("logging in: status %d, %w: %s", a.Status, err, a.Body)
 			}
 			var session struct {
 				Token string `json:"access_token"`
@@ -509,7 +509,7 @@ func TestThereIsNoAccountToBeginWith(t *testing.T) {
 				return err
 			}
 			if a, err = p.Try("GET", "/users/me", nil, "Authorization", "Bearer "+session.Token); err != nil || !strings.Contains(string(a.Body), `"role":"user"`) {
-				return fmt.Errorf("%v: %s", err, a.Body)
+				return fmt.Errorf("%w: %s", err, a.Body)
 			}
 			return nil
 		})

@@ -44,6 +44,7 @@ const (
 	ConfigRolledBack Action = "config.rolled_back"
 	QuotaToppedUp    Action = "quota.topped_up"
 	QuotaReset       Action = "quota.reset"
+	CachePurged      Action = "cache.purged"
 )
 
 // Result says how it ended.

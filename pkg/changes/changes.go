@@ -24,6 +24,7 @@ const (
 	SigningKeysChanged Kind = "signing_keys" // empty
 	GatewayChanged     Kind = "gateway"      // number of the new revision of the gateway document
 	QuotaChanged       Kind = "quota"        // id of the quota account that was topped up or reset
+	CachePurged        Kind = "cache"        // what was purged, as text
 )
 
 // Event is one entry of the log.

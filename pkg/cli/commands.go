@@ -130,7 +130,7 @@ func (c *command) openPlatform(ctx context.Context) (*app.Platform, func(), erro
 		done()
 		return nil, nil, err
 	}
-	p, err := app.OpenPlatform(ctx, cfg, db.URL, ring, nil, c.quiet())
+	p, err := app.OpenPlatform(ctx, app.PlatformOptions{Config: cfg, URL: db.URL, Ring: ring, Logger: c.quiet()})
 	if err != nil {
 		done()
 		return nil, nil, err

@@ -105,7 +105,7 @@ func openVerifier(b *testing.B, url string, ring *seal.Keyring) func(*testing.B,
 		b.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	p, err := app.OpenPlatform(b.Context(), cfg, seal.NewSecret(url), ring, nil, logger)
+	p, err := app.OpenPlatform(b.Context(), app.PlatformOptions{Config: cfg, URL: seal.NewSecret(url), Ring: ring, Logger: logger})
 	if err != nil {
 		b.Fatal(err)
 	}

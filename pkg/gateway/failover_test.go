@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // replica is one target of a service; what it does can be changed while it runs.
@@ -332,6 +333,36 @@ routes: [{name: r, service: s, auth: {mode: none}}]
 	for range 10 {
 		if _, text := d.call("GET", "x", "/", nil, nil); text != "spare" {
 			t.Fatalf("%q answers, want the spare", text)
+		}
+	}
+}
+
+// What is left of an answer that is not given is not waited for.
+func TestARetryDoesNotWaitForTheBodyOfTheFailure(t *testing.T) {
+	d := newDoor(t, 0)
+	stalls := hasty(t, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 10\r\n\r\nabc")
+	b := newReplica(t, "b")
+	d.apply(`
+version: 1
+services:
+  - name: s
+    targets: [{url: %s}, {url: %s}]
+    retry: {attempts: 2, on: ["503"], backoff: 1ms, budget: 1}
+    health: {passive: {failures: 1000, eject_for: 1s}}
+routes: [{name: r, service: s, auth: {mode: none}}]
+`, stalls, b.URL)
+	done := make(chan bool, 4)
+	for range cap(done) {
+		go func() { done <- d.succeeds("GET", "") }()
+	}
+	for range cap(done) {
+		select {
+		case ok := <-done:
+			if !ok {
+				t.Error("a request failed")
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("a request waits for the end of an answer that nobody wants")
 		}
 	}
 }

@@ -55,7 +55,7 @@ func NewMemory(o MemoryOptions) (*Memory, error) {
 	case o.Entries < 1:
 		return nil, errors.New("httpcache: there must be room for at least one entry")
 	}
-	least := int64(max(entryOverhead, o.Bytes/int64(o.Entries)))
+	least := max(entryOverhead, o.Bytes/int64(o.Entries))
 	m := &Memory{largest: uint32(min(max(o.Bytes/8, least), math.MaxUint32))}
 	m.weigher = func(o *Object) uint32 {
 		return uint32(min(max(int64(o.Size()+entryOverhead), least), math.MaxUint32))

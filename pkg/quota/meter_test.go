@@ -465,7 +465,7 @@ func TestSubjectsThatCannotBeStoredAreHashed(t *testing.T) {
 		t.Fatal(list, err)
 	}
 	for _, a := range list {
-		if len(a.Subject) > 128 || strings.ContainsAny(a.Subject, "\x00\xff") {
+		if len(a.Subject) > 128 || strings.Contains(a.Subject, "\x00") || strings.Contains(a.Subject, "\xff") {
 			t.Errorf("%q is stored", a.Subject)
 		}
 	}

@@ -126,6 +126,7 @@ func (p Period) Window() time.Duration {
 		return 24 * time.Hour
 	case Week:
 		return 7 * 24 * time.Hour
+	case Month:
 	}
 	return 0
 }
@@ -203,6 +204,7 @@ func (p Period) first(day time.Time) time.Time {
 		return day.AddDate(0, 0, -(int(day.Weekday())+6)%7)
 	case Month:
 		return day.AddDate(0, 0, 1-day.Day())
+	case Minute, Hour, Day:
 	}
 	return day
 }
@@ -214,6 +216,7 @@ func (p Period) next(day time.Time) time.Time {
 		return day.AddDate(0, 0, 7)
 	case Month:
 		return day.AddDate(0, 1, 0)
+	case Minute, Hour, Day:
 	}
 	return day.AddDate(0, 0, 1)
 }

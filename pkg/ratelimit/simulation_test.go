@@ -103,7 +103,7 @@ func (s *simulatedStore) Reserve(_ context.Context, key string, _ ratelimit.Limi
 		s.s.Errorf("a replica asks for %d units at once", want)
 	}
 	if s.lost {
-		s.s.happened.lost++
+		s.s.lost++
 		return ratelimit.Grant{}, errors.New("no answer")
 	}
 	s.granted += g.Units

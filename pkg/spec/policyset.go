@@ -32,7 +32,7 @@ func (d *Document) Effective(r *Route) policies.Policies {
 
 func (s *PolicySet) validate(path string, v *validator) {
 	v.Name(path, s.Name)
-	s.Policies.Validate(path, &v.Checker)
+	s.Validate(path, &v.Checker)
 }
 
 // maxUse bounds the policy sets of a route.

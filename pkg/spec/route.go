@@ -41,7 +41,7 @@ type Route struct {
 
 func (r *Route) normalise() {
 	r.Match.normalise()
-	r.Policies.Normalise()
+	r.Normalise()
 	r.Traffic.normalise()
 	r.StripPrefix = check.NormalPrefix(r.StripPrefix)
 }
@@ -57,7 +57,7 @@ func (r *Route) validate(path string, v *validator) {
 		// The service could read another version than the one that was chosen.
 		v.Fail(path+".allow_encoded_slashes", "cannot be given together with versions that the path names")
 	}
-	r.Policies.Validate(path, &v.Checker)
+	r.Validate(path, &v.Checker)
 	v.use(path+".use", r.Use)
 }
 

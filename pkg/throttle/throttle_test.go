@@ -204,7 +204,7 @@ func TestConcurrentAttemptsAreNeverOverAdmitted(t *testing.T) {
 }
 
 func TestConcurrentAttemptsUnderAMovingClockAreNeverOverAdmitted(t *testing.T) {
-	const burst, callers, each, interval, step = 5, 4, 5000, time.Millisecond, 7*time.Microsecond
+	const burst, callers, each, interval, step = 5, 4, 5000, time.Millisecond, 7 * time.Microsecond
 	l, c := newLimiter(t, burst, interval)
 	var admitted atomic.Int64
 	var all sync.WaitGroup

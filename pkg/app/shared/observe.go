@@ -3,7 +3,6 @@ package shared
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -13,8 +12,7 @@ import (
 
 // metrics are what is counted as it happens.
 type metrics struct {
-	answers  metric.Int64Counter
-	failures atomic.Int64 // of the counters' store
+	answers metric.Int64Counter
 }
 
 // observeCache counts what became of requests for answers that may be kept.
@@ -40,7 +38,6 @@ func (s *State) observe() error {
 		counts                  bool
 		value                   func() int64
 	}{
-		{"keywarden.counters.failures", "{failure}", "Times that the store of the rate limits' counters did not answer.", true, s.metrics.failures.Load},
 		{"keywarden.quota.subjects", "{subject}", "Subjects of quotas that this replica remembers.", false, func() int64 { return int64(s.Quotas.Stats().Subjects) }},
 		{"keywarden.quota.leased", "{unit}", "Units of quotas that this replica holds and has not given out.", false, func() int64 { return s.Quotas.Stats().Leased }},
 		{"keywarden.quota.lost", "{unit}", "Units of quotas that could not be given back and are lost to their period.", true, func() int64 { return s.Quotas.Stats().Lost }},

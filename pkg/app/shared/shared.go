@@ -12,13 +12,11 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/config"
-	"github.com/keywarden/keywarden/pkg/gateway/chain"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/httpcache"
 	"github.com/keywarden/keywarden/pkg/httpcache/purge"
 	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/quota"
-	"github.com/keywarden/keywarden/pkg/ratelimit"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
 	"github.com/keywarden/keywarden/pkg/store/redis"
@@ -28,7 +26,7 @@ import (
 // Options is what it is made of. All fields are required.
 type Options struct {
 	Config    *config.Config
-	Private   bool // the database is this replica's own
+	Counters  *Counters
 	Store     *postgres.Store
 	ReplicaID string
 	Replicas  func() int          // that live now, this one included
@@ -39,7 +37,6 @@ type Options struct {
 
 // State is what the requests of a replica use up and leave behind.
 type State struct {
-	Counters chain.Counters
 	Quotas   *quota.Meters
 	Accounts *quota.Service // of quotas
 	Cache    *cache.Cache
@@ -48,8 +45,6 @@ type State struct {
 
 	options Options
 	metrics metrics
-	redis   *redis.Store     // nil without
-	guard   *ratelimit.Guard // nil where counters are in memory
 	answers httpcache.Store
 	memory  *httpcache.Memory // nil where answers are in Redis
 }
@@ -59,25 +54,13 @@ const (
 	quotaSubjects   = 1_000_000
 	cacheBackground = 64
 	cacheValue      = 2 << 20 // bytes of one answer in Redis
-	redisPrefix     = "kw:"
 )
 
 // New makes everything; nothing is asked for yet. The caller runs the tasks and
 // closes the state.
-func New(o Options) (_ *State, err error) {
-	s := &State{options: o}
-	defer func() {
-		if err != nil {
-			s.closeStores()
-		}
-	}()
+func New(o Options) (s *State, err error) {
+	s = &State{options: o}
 	if err := s.observe(); err != nil {
-		return nil, err
-	}
-	if err := s.openRedis(); err != nil {
-		return nil, err
-	}
-	if s.Counters, err = s.counters(); err != nil {
 		return nil, err
 	}
 	s.Quotas, err = quota.NewMeters(quota.Options{
@@ -98,32 +81,25 @@ func New(o Options) (_ *State, err error) {
 	return s, nil
 }
 
-func (s *State) openRedis() (err error) {
-	c := s.options.Config
-	if c.Redis.URL.Empty() {
-		return nil
+func (s *State) openCache() (err error) {
+	c, remote := s.options.Config.Cache, s.options.Counters.redis
+	if remote != nil && c.Store != "memory" {
+		s.answers, err = redis.NewCache(remote, redis.CacheOptions{
+			MaxValue: cacheValue, Timeout: s.options.Config.Redis.Timeout, Failed: s.cacheFailed, Now: time.Now,
+		})
+	} else {
+		s.memory, err = httpcache.NewMemory(httpcache.MemoryOptions{Bytes: int64(c.MaxBytes), Entries: c.Entries})
+		s.answers = s.memory
 	}
-	s.redis, err = redis.Open(redis.Options{URL: c.Redis.URL, Cluster: c.Redis.Cluster, Prefix: redisPrefix, Timeout: c.Redis.Timeout})
+	if err != nil {
+		return err
+	}
+	s.Cache, err = cache.Open(cache.Options{Store: s.answers, Now: time.Now, Remote: s.memory == nil, MaxBackground: cacheBackground, Observe: s.observeCache()})
 	return err
 }
 
-func (s *State) openCache() (err error) {
-	c, remote := s.options.Config.Cache, s.redis != nil && s.options.Config.Cache.Store != "memory"
-	if remote {
-		s.answers, err = redis.NewCache(s.redis, redis.CacheOptions{
-			MaxValue: cacheValue, Timeout: s.options.Config.Redis.Timeout, Failed: s.failed("the cache in Redis does not answer"), Now: time.Now,
-		})
-		if err != nil {
-			return err
-		}
-	} else {
-		if s.memory, err = httpcache.NewMemory(httpcache.MemoryOptions{Bytes: int64(c.MaxBytes), Entries: c.Entries}); err != nil {
-			return err
-		}
-		s.answers = s.memory
-	}
-	s.Cache, err = cache.Open(cache.Options{Store: s.answers, Now: time.Now, Remote: remote, MaxBackground: cacheBackground, Observe: s.observeCache()})
-	return err
+func (s *State) cacheFailed(err error) {
+	s.options.Logger.Warn("the answers in Redis cannot be had: the services are asked", "error", err)
 }
 
 // Tasks are what must run while the platform is connected.
@@ -162,18 +138,8 @@ func (s *State) Ended(info *reqctx.Info, e httpedge.Ended) {
 func (s *State) Close(ctx context.Context) error {
 	s.Cache.Close()
 	s.Quotas.Close(ctx)
-	return s.closeStores()
-}
-
-func (s *State) closeStores() error {
-	if s.guard != nil {
-		s.guard.Close()
-	}
 	if s.memory != nil {
 		s.memory.Close()
-	}
-	if s.redis != nil {
-		return s.redis.Close()
 	}
 	return nil
 }

@@ -21,5 +21,5 @@ func (d *Document) cache(route Route, c *policies.Cache) (policy.Step, error) {
 		Route: route.Name, Service: route.Service, Public: c.Public, DefaultTTL: time.Duration(c.DefaultTTL),
 		MaxObject: int64(c.MaxObject), VaryByHeaders: c.VaryByHeaders,
 		StaleWhileRevalidate: time.Duration(c.StaleWhileRevalidate), StaleIfError: time.Duration(c.StaleIfError),
-	}, d.Builder.Cache)
+	}, d.Cache)
 }

@@ -13,15 +13,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpcache"
 )
 
-const (
-	// Changed is the kind of the event of a purge; its subject is the purge as text.
-	Changed changes.Kind = "cache"
-
-	// Action is that of its audit entry.
-	Action audit.Action = "cache.purged"
-
-	targetKind = "cache"
-)
+// targetKind is the kind of what the audit entry of a purge is about.
+const targetKind = "cache"
 
 // Recorder writes audit entry and event in one transaction.
 type Recorder interface {
@@ -46,8 +39,8 @@ func (s *Service) Purge(ctx context.Context, p httpcache.Purge) (epoch int64, er
 	if err := p.Validate(); err != nil {
 		return 0, err
 	}
-	event := changes.Event{Kind: Changed, Subject: p.String()}
-	epoch, err = s.Recorder.RecordChange(ctx, changes.Change{Audit: audit.New(ctx, Action, targetKind, event.Subject), Event: event})
+	event := changes.Event{Kind: changes.CachePurged, Subject: p.String()}
+	epoch, err = s.Recorder.RecordChange(ctx, changes.Change{Audit: audit.New(ctx, audit.CachePurged, targetKind, event.Subject), Event: event})
 	if err != nil {
 		return 0, err
 	}
@@ -59,7 +52,7 @@ func (s *Service) Purge(ctx context.Context, p httpcache.Purge) (epoch int64, er
 // an event twice. One that cannot be read was written by a newer version: everything
 // goes.
 func (s *Service) Apply(e changes.Event) {
-	if e.Kind != Changed {
+	if e.Kind != changes.CachePurged {
 		return
 	}
 	p, err := httpcache.ParsePurge(e.Subject)

@@ -87,7 +87,7 @@ func (s *Store) Reserve(ctx context.Context, ask quota.Ask) (quota.Grant, error)
 		if err != nil {
 			return quota.Grant{}, unavailable(err)
 		}
-		s.clockAhead.Store(int64(g.Now.Sub(time.Now())))
+		s.clockAhead.Store(int64(time.Until(g.Now)))
 		if timely {
 			return g, nil
 		}

@@ -240,7 +240,7 @@ func TestQuotaPeriodEndsOnTheClockOfTheDatabase(t *testing.T) {
 	id := accountID(month, "key")
 	before, err := w.QuotaAccount(t.Context(), id)
 	w.must(err)
-	if _, err := w.Store.ChangeQuotaAccount(t.Context(), id, func(a quota.Account, _ time.Time) (quota.Account, changes.Change, error) {
+	if _, err := w.ChangeQuotaAccount(t.Context(), id, func(a quota.Account, _ time.Time) (quota.Account, changes.Change, error) {
 		a.TopUp, a.Capacity = 5, a.Limit+5
 		return a, noted("test.topup", id), nil
 	}); err != nil {

@@ -222,7 +222,7 @@ func (u usageSum) sql() (string, []any) {
 	if u.among != nil {
 		w.conditions = append(w.conditions, u.amongSQL(&w))
 	}
-	at, order := "", ""
+	var at, order string
 	if u.step == usage.Whole {
 		at, order = w.arg(u.From)+"::timestamptz", "requests DESC, "
 	} else {

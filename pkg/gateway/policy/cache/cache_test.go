@@ -640,7 +640,7 @@ func TestCloseEndsWhatIsFetchedInTheBackground(t *testing.T) {
 
 func TestFailuresAreAnsweredWithWhatIsStored(t *testing.T) {
 	for name, fail := range map[string]http.HandlerFunc{
-		"503":         func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret", 503) },
+		"503":         func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret", http.StatusServiceUnavailable) },
 		"no answer":   func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"500 at once": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
 	} {

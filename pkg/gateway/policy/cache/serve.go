@@ -186,7 +186,7 @@ func (s *step) follow(w http.ResponseWriter, r *http.Request, a *answer, f *flig
 	if o.Sharing < q.rules.Need || q.variant(o.Vary, r.Header).Entry != f.variant {
 		return false
 	}
-	if o.UseFor(q.directives, now) != httpcache.Immediately && !(f.failed && o.AllowedOnError(now)) {
+	if o.UseFor(q.directives, now) != httpcache.Immediately && (!f.failed || !o.AllowedOnError(now)) {
 		return false
 	}
 	return s.give(w, r, o, "keywarden; fwd="+a.reason+"; collapsed; ttl="+ttl(o, now))
@@ -351,7 +351,7 @@ func (s *step) give(w http.ResponseWriter, r *http.Request, o *httpcache.Object,
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead && len(body) > 0 {
-		_, _ = w.Write(body) // the client is gone, and nobody is left to be told
+		_, _ = w.Write(body) //nolint:gosec // what the service has answered, with its media type; a client that is gone need not be told
 	}
 	return true
 }

@@ -40,6 +40,7 @@ type Left struct {
 	Limit     int64         // units that can be had at once
 	Remaining int64         // units that can be had now
 	Reset     time.Duration // until everything is there again; 0: nobody knows
+	Retry     time.Duration // of a refusal: until the units that were asked for can be had; 0: as Reset
 }
 
 // Add tells of limits: policies are those of one step, joined with ", ", and left is
@@ -53,8 +54,13 @@ func Add(h http.Header, policies string, left Left, refused bool, now time.Time)
 	}
 	remaining := strconv.FormatInt(left.Remaining, 10)
 	item := strconv.Quote(left.Name) + ";r=" + remaining
-	if left.Reset > 0 {
-		item += ";t=" + problem.RetryAfterSeconds(left.Reset)
+	// t must not be later than Retry-After (section 4.3 of the draft).
+	until := left.Reset
+	if left.Retry > 0 {
+		until = left.Retry
+	}
+	if until > 0 {
+		item += ";t=" + problem.RetryAfterSeconds(until)
 	}
 	add(h, "Ratelimit", item)
 	if !refused && (left.Reset == 0 || h["X-Ratelimit-Limit"] != nil) {

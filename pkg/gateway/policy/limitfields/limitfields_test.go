@@ -22,6 +22,8 @@ func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
 	ofOpen, ofShort, ofLong := limitfields.Left{Name: "open", Limit: 3, Remaining: 2},
 		limitfields.Left{Name: "short", Limit: 10, Remaining: 9, Reset: 6 * time.Second},
 		limitfields.Left{Name: "long", Limit: 100, Remaining: 40, Reset: time.Hour}
+	refusedLong := ofLong
+	refusedLong.Retry = time.Minute
 	type step struct {
 		policies string
 		left     limitfields.Left
@@ -38,8 +40,8 @@ func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
 			policies, `"open";r=2, "short";r=9;t=6, "long";r=40;t=3600`, of("10", "9", "1006"),
 		},
 		"the last refuses": {
-			[]step{{open, ofOpen, false}, {short, ofShort, false}, {long, ofLong, true}},
-			policies, `"open";r=2, "short";r=9;t=6, "long";r=40;t=3600`, of("100", "40", "4600"),
+			[]step{{open, ofOpen, false}, {short, ofShort, false}, {long, refusedLong, true}},
+			policies, `"open";r=2, "short";r=9;t=6, "long";r=40;t=60`, of("100", "40", "4600"),
 		},
 		"the one without a window refuses": {
 			[]step{{open, limitfields.Left{Name: "open", Limit: 3}, true}},

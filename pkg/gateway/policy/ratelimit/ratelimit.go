@@ -179,7 +179,7 @@ func (s *step) tell(h http.Header, o outcome) {
 	var left limitfields.Left
 	if o.tightest >= 0 {
 		d := &o.decision
-		left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter}
+		left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter, Retry: d.RetryAfter}
 	}
 	limitfields.Add(h, s.policy, left, o.refusal != nil, s.now())
 }

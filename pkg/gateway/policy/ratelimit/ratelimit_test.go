@@ -71,7 +71,7 @@ func TestAnswersSayWhatIsLeft(t *testing.T) {
 	}{
 		{418, map[string]string{"RateLimit": `"per-key";r=1;t=30`, "X-RateLimit-Remaining": "1", "X-RateLimit-Limit": "2", "Retry-After": ""}},
 		{418, map[string]string{"RateLimit": `"per-key";r=0;t=60`, "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": strconv.FormatInt(now.Unix()+60, 10)}},
-		{429, map[string]string{"RateLimit": `"per-key";r=0;t=60`, "X-RateLimit-Remaining": "0", "Retry-After": "30"}},
+		{429, map[string]string{"RateLimit": `"per-key";r=0;t=30`, "X-RateLimit-Remaining": "0", "Retry-After": "30"}},
 	} {
 		resp := rt.get("Key", "a")
 		if resp.StatusCode != want.status {
