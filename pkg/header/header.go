@@ -54,19 +54,22 @@ func Reserved(name string) bool {
 		return beginsWith(name, "x-consumer") || beginsWith(name, "x-forwarded") ||
 			is(name, "x-real-ip") || is(name, "x-api-key") || is(name, "x-request-id") || is(name, "x-mirrored") ||
 			is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override") ||
-			is(name, "x-original-url") || is(name, "x-rewrite-url") ||
+			is(name, "x-original-url") || is(name, "x-rewrite-url") || is(name, "x-original-host") ||
+			is(name, "x-client-ip") || is(name, "x-cluster-client-ip") || is(name, "x-original-forwarded-for") ||
 			beginsWith(name, "x-client-cert") || beginsWith(name, "x-ssl-client") || beginsWith(name, "x-tls-client") ||
 			beginsWith(name, "x-amzn-mtls") || is(name, "x-arr-clientcert")
 	case 'c':
-		return beginsWith(name, "client-cert") // a proxy's word on the client's certificate (RFC 9440), and its older names
+		return beginsWith(name, "client-cert") || // a proxy's word on the client's certificate (RFC 9440), and its older names
+			is(name, "client-ip") || beginsWith(name, "cf-connecting-ip") // and on its address, which the gateway tells itself
 	case 's':
 		return beginsWith(name, "ssl-client")
 	case 'f':
-		return is(name, "forwarded")
+		return is(name, "forwarded") || is(name, "fastly-client-ip") || is(name, "fly-client-ip")
 	case 'p':
 		return is(name, "proxy") // becomes HTTP_PROXY in CGI programs
 	case 't':
-		return is(name, "te") // the proxy set it, but trailers of requests are dropped
+		return is(name, "te") || // the proxy set it, but trailers of requests are dropped
+			is(name, "true-client-ip")
 	case 'h':
 		return is(name, "http2-settings") // belongs to the upgrade to h2c
 	default:

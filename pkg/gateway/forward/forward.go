@@ -91,6 +91,7 @@ func (s *Service) Targets() []*Target { return s.config.Targets }
 type Exchange struct {
 	Hash uint64 // for consistent hashing
 	Host string // what the target is told as Host; empty: its own
+	Body Body   // of the request; nil: it has none
 
 	target   *Target
 	tried    []*balance.State
@@ -100,6 +101,12 @@ type Exchange struct {
 	told     bool              // the watcher knows of the answer
 	now      func() time.Time
 	Attempts int // how often it was sent
+}
+
+// Body is what is known of the body of a request.
+type Body interface {
+	// Spoiled reports whether reading it has failed, which is no fault of the target's.
+	Spoiled() bool
 }
 
 // Target is the one that was tried last; nil before the first.
@@ -244,9 +251,10 @@ func (s *Service) pick(x *Exchange, now time.Time) (balance.Target, bool) {
 }
 
 // learn tells the watcher of an attempt that failed, and returns whether it did.
-// A client that went away says nothing about the target.
+// A client that went away, or that has sent a bad body, says nothing about the
+// target.
 func (s *Service) learn(ctx context.Context, x *Exchange, resp *http.Response, err error) (failed bool) {
-	if err != nil && ctx.Err() != nil && !timedOut(ctx) {
+	if err != nil && (ctx.Err() != nil && !timedOut(ctx) || x.Body != nil && x.Body.Spoiled()) {
 		return false
 	}
 	failed = err != nil || resp.StatusCode >= http.StatusInternalServerError
@@ -335,14 +343,19 @@ func (b *unreadBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// maxDiscard bounds what is read of an answer that is not given, so that its
-// connection can be used again.
-const maxDiscard = 16 << 10
+// Bounds of what is read of an answer that is not given, so that its connection can
+// be used again: bytes, and the time that the next attempt waits for it.
+const (
+	maxDiscard  = 16 << 10
+	discardTime = 100 * time.Millisecond
+)
 
 func discard(resp *http.Response) {
 	if resp == nil {
 		return
 	}
+	late := time.AfterFunc(discardTime, func() { _ = resp.Body.Close() })
+	defer late.Stop()
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
 	_ = resp.Body.Close()
 }

@@ -16,6 +16,7 @@ type watchedBody struct {
 	failed  atomic.Pointer[error]
 	ended   atomic.Bool // it was read to its end
 	reading atomic.Bool // the client is being waited for
+	cut     atomic.Bool // nothing more is to be read: the exchange has ended
 
 	idle  time.Duration
 	pause *time.Timer // nil without a bound on pauses
@@ -27,24 +28,29 @@ type watchedBody struct {
 
 // leave says that nothing may be done to the connection any more.
 func (b *watchedBody) leave() {
-	if b.pause != nil {
+	if b.ReadCloser != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.over = true
 	}
 }
 
+// errCut is what reading a body gives when the exchange has ended.
+var errCut = errors.New("the exchange has ended")
+
 // Read implements [io.Reader].
 func (b *watchedBody) Read(p []byte) (int, error) {
-	if b.pause != nil {
-		b.reading.Store(true)
-		if !b.free.Load() {
-			b.pause.Reset(b.idle)
-		}
+	b.reading.Store(true) // before the look at cut: whoever sets that looks at reading then
+	if b.cut.Load() {
+		b.reading.Store(false)
+		return 0, errCut
+	}
+	if b.pause != nil && !b.free.Load() {
+		b.pause.Reset(b.idle)
 	}
 	n, err := b.ReadCloser.Read(p)
+	b.reading.Store(false)
 	if b.pause != nil {
-		b.reading.Store(false)
 		b.pause.Reset(b.idle) // until the service has taken it
 		if err != nil || b.free.Load() {
 			b.pause.Stop()
@@ -67,6 +73,10 @@ func (b *watchedBody) Close() error {
 	}
 	return b.ReadCloser.Close()
 }
+
+// Spoiled reports whether the client has broken the body off, or sent what is none.
+// It implements [forward.Body].
+func (b *watchedBody) Spoiled() bool { return b.failed.Load() != nil }
 
 // failure is the first error of reading, nil when there was none.
 func (b *watchedBody) failure() error {

@@ -56,6 +56,9 @@ func (s *Service) handleError(w http.ResponseWriter, out *http.Request, err erro
 	x := exchangeFrom(out.Context())
 	x.info.Err = err
 	x.restoreHeader()
+	if x.body.Spoiled() {
+		closeAfterAnswer(x.w)
+	}
 	p := x.classify(out.Context(), err)
 	if p == nil {
 		x.info.Code = codeClientGone
@@ -79,7 +82,7 @@ func (x *exchange) refusedBy(ctx context.Context, p *problem.Error) string {
 	switch {
 	case p.Code == bodylimit.ErrTooLarge.Code:
 		return bodylimit.Name
-	case x.info.Timeout > 0 && errors.Is(context.Cause(ctx), errTimeout):
+	case x.info.Timeout > 0 && (errors.Is(context.Cause(ctx), errTimeout) || errors.Is(context.Cause(ctx), errBodyLate)):
 		return timeout.Name
 	default:
 		return ""
@@ -113,7 +116,7 @@ func (x *exchange) classify(ctx context.Context, err error) *problem.Error {
 		return bodylimit.ErrTooLarge
 	case errors.Is(context.Cause(ctx), errTimeout), errors.Is(context.Cause(ctx), errIdle):
 		return ErrTimeout
-	case errors.Is(context.Cause(ctx), errBodyIdle):
+	case errors.Is(context.Cause(ctx), errBodyIdle), errors.Is(context.Cause(ctx), errBodyLate):
 		return ErrBodyTimeout
 	case errors.Is(bodyErr, io.ErrUnexpectedEOF): // the client may have closed one direction only
 		return ErrBody

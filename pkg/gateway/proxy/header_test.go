@@ -83,6 +83,9 @@ func TestForwardingFieldsAreReplaced(t *testing.T) {
 		"Forwarded: for=1.2.3.4;proto=https", "X-Real-IP: 1.2.3.4", "Proxy: http://127.0.0.1:9",
 		"X-Request-Id: theirs", "X_Request_Id: theirs",
 		"X-HTTP-Method-Override: DELETE", "X-Original-URL: /admin", "X-Rewrite-URL: /admin",
+		"True-Client-IP: 1.2.3.4", "Client-IP: 1.2.3.4", "X-Client-IP: 1.2.3.4", "X-Cluster-Client-IP: 1.2.3.4",
+		"CF-Connecting-IP: 1.2.3.4", "CF-Connecting-IPv6: 2001:db8::1", "Fastly-Client-IP: 1.2.3.4", "Fly-Client-IP: 1.2.3.4",
+		"X-Original-Forwarded-For: 1.2.3.4", "X-Original-Host: evil.test",
 		"X-Kept: 1", "X-Forwarder: kept",
 	)
 	for name, want := range map[string]string{
@@ -95,7 +98,9 @@ func TestForwardingFieldsAreReplaced(t *testing.T) {
 	}
 	for _, name := range []string{
 		"X-Forwarded-Prefix", "X-Forwarded-Port", "X-Forwarded", "X-Forwarded-Server", "Forwarded", "X-Real-Ip", "Proxy",
-		"X-Http-Method-Override", "X-Original-Url", "X-Rewrite-Url",
+		"X-Http-Method-Override", "X-Original-Url", "X-Rewrite-Url", "X-Original-Host",
+		"True-Client-Ip", "Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6",
+		"Fastly-Client-Ip", "Fly-Client-Ip", "X-Original-Forwarded-For",
 	} {
 		if got.Values(name) != nil {
 			t.Errorf("%s: %q reached the service", name, got.Values(name))

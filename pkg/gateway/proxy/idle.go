@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-// Causes of a context that the bound on pauses has ended. Only the first says
-// something about the service.
+// Causes of a context that a bound has ended. Only the first says something about
+// the service.
 var (
 	errIdle     = errors.New("the service was silent, or took nothing, for longer than it may")
 	errBodyIdle = fmt.Errorf("the client sent nothing for longer than it may: %w", context.Canceled)
+	errBodyLate = fmt.Errorf("the client had not sent its body when the time of the route was over: %w", context.Canceled)
 )
 
 // startIdle prepares to bound the pauses of the bodies. A stream of gRPC may be
@@ -31,18 +32,23 @@ func (x *exchange) startIdle(cancel context.CancelCauseFunc, idle time.Duration,
 	x.answer.pause.Stop()
 }
 
-// paused cuts the exchange for a pause of the request's body. Whoever is waited
-// for is at fault: the client, while its body is being read. That read would go on
-// after the exchange, and whatever ends the body would wait for it.
+// paused cuts the exchange for a pause of the request's body.
 func (x *exchange) paused(cancel context.CancelCauseFunc) {
-	switch {
-	case x.body.free.Load():
-		return
-	case !x.body.reading.Load():
-		cancel(errIdle)
+	if !x.body.free.Load() {
+		x.cut(cancel, errIdle, errBodyIdle)
+	}
+}
+
+// cut ends the exchange before its time. Whoever is waited for is at fault: the
+// client, while its body is being read. That read would go on after the exchange,
+// and whatever ends the body, the transport too, would wait for it.
+func (x *exchange) cut(cancel context.CancelCauseFunc, service, client error) {
+	x.body.cut.Store(true)
+	if !x.body.reading.Load() {
+		cancel(service)
 		return
 	}
-	cancel(errBodyIdle)
+	cancel(client)
 	x.body.mu.Lock()
 	defer x.body.mu.Unlock()
 	if !x.body.over {
@@ -101,7 +107,8 @@ func (x *exchange) watchAnswer(res *http.Response) {
 // broken reports whether the service broke off its answer: not when the client
 // did, nor when the time of the whole exchange was over.
 func (x *exchange) broken() bool {
-	return x.answer.failed && x.client.Err() == nil && !errors.Is(x.cause(), errTimeout) && !errors.Is(x.cause(), errStanding)
+	return x.answer.failed && !x.body.Spoiled() && x.client.Err() == nil &&
+		!errors.Is(x.cause(), errTimeout) && !errors.Is(x.cause(), errBodyLate) && !errors.Is(x.cause(), errStanding)
 }
 
 // cause is why the exchange was cut; nil when it was not.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -126,7 +127,7 @@ func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	out := r.WithContext(ctx)
 	if r.Body != nil && r.ContentLength != 0 {
 		x.body.ReadCloser = r.Body
-		out.Body = &x.body
+		out.Body, x.forward.Body = &x.body, &x.body
 		// A service may answer before it has read everything. net/http would then
 		// swallow a part of the body and the service would get the rest without it.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
@@ -183,7 +184,7 @@ func (x *exchange) begin(r *http.Request) (context.Context, func()) {
 		x.bounded, x.cancel, x.in = ctx, cancel, r
 	}
 	if limit > 0 {
-		x.timer = time.AfterFunc(limit, func() { cancel(errTimeout) })
+		x.timer = time.AfterFunc(limit, func() { x.cut(cancel, errTimeout, errBodyLate) })
 	}
 	if idle > 0 {
 		x.startIdle(cancel, idle, r.Header)
@@ -204,16 +205,48 @@ func (x *exchange) begin(r *http.Request) (context.Context, func()) {
 	}
 }
 
+// drainTime bounds the wait for the end of a body that nobody wants any more.
+const drainTime = 5 * time.Second
+
 // endBody looks for the end of a body that the service did not want. net/http
 // does so only after the handler, and in full duplex it then mistakes its own
 // watch for the end of the connection for a read of the body, and panics. The
 // answer goes first: the client may wait for it before it sends the rest.
+//
+// Where there is no end, what is left on the connection must not be taken for the
+// next request. In full duplex net/http does not see to that.
 func (x *exchange) endBody(r *http.Request) {
 	if r.ProtoMajor != 1 || x.body.ReadCloser == nil || x.body.ended.Load() {
 		return
 	}
-	_ = http.NewResponseController(x.w).Flush()
-	_ = x.body.Close()
+	until := time.Now().Add(drainTime)
+	if x.body.Spoiled() {
+		until = time.Now()
+		closeAfterAnswer(x.w)
+	}
+	connection := http.NewResponseController(x.w)
+	_ = connection.Flush()
+	_ = connection.SetReadDeadline(until)
+	if err := x.body.Close(); err != nil || x.body.Spoiled() {
+		closeAfterAnswer(x.w)
+		return
+	}
+	_ = connection.SetReadDeadline(time.Time{})
+}
+
+// closeAfterAnswer has the server close the connection of an HTTP/1 request when
+// its answer is out. Once the header is, net/http has but one word for that: a body
+// that is longer than it may be.
+func closeAfterAnswer(w http.ResponseWriter) {
+	for {
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = outer.Unwrap()
+	}
+	var one [1]byte
+	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader("1")), 0).Read(one[:])
 }
 
 // keptField is a field of the response that was there before the proxy.

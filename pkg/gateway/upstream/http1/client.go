@@ -63,13 +63,15 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	for conn := c.idle.take(); conn != nil; conn = c.idle.take() {
+	if conn := c.idle.take(); conn != nil {
 		resp, err, untouched := conn.exchange(c, r)
 		if !untouched {
 			return resp, err
 		}
 		// The service closed the connection just when the request was sent: it may be
-		// sent again, since it is safe by its method (RFC 9110 section 9.2.2).
+		// sent again, since it is safe by its method (RFC 9110 section 9.2.2). It is so
+		// on a new connection: should the request be why it closes them, one that is
+		// idle after the other would be lost.
 	}
 	raw, err := c.config.Dial(ctx, "tcp", c.config.Addr)
 	if err != nil {

@@ -229,6 +229,42 @@ func TestRequestOnAConnectionThatIsJustClosedIsSentAgain(t *testing.T) {
 	}
 }
 
+// A request on which the service closes the connection is sent twice at most, not
+// once for each idle connection: that would be a weapon.
+func TestRequestThatTheServiceDoesNotAnswerUsesUpOneIdleConnection(t *testing.T) {
+	const idle = 6
+	var asked atomic.Int64
+	together := make(chan struct{})
+	addr, _ := raw(t, func(conn net.Conn, _ int, r *http.Request) bool {
+		if r.URL.Path == "/deadly" {
+			asked.Add(1)
+			return false
+		}
+		<-together
+		_, _ = io.WriteString(conn, hello)
+		return true
+	})
+	c := newClient(t, addr, nil)
+	var group sync.WaitGroup
+	for range idle {
+		group.Go(func() {
+			if _, err := fetch(t, c, addr, "/"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range idle {
+		together <- struct{}{}
+	}
+	group.Wait()
+	if _, err := fetch(t, c, addr, "/deadly"); err == nil {
+		t.Error("there was an answer")
+	}
+	if n := asked.Load(); n > 2 {
+		t.Errorf("it was sent %d times", n)
+	}
+}
+
 func TestFreshConnectionThatEndsIsAnErrorAndNotRepeated(t *testing.T) {
 	var requests atomic.Int64
 	addr, _ := raw(t, func(net.Conn, int, *http.Request) bool { requests.Add(1); return false })
