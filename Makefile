@@ -58,7 +58,7 @@ $(TOOLS)/cache-tests-$(CACHE_TESTS_VERSION):
 
 .PHONY: test-cache
 test-cache: $(TOOLS)/cache-tests-$(CACHE_TESTS_VERSION) ## Run the tests for HTTP caches of cache-tests.fyi (needs Node.js and npm)
-	KEYWARDEN_CACHE_TESTS=$</node_modules/http-cache-tests $(GO) test -v -run OutsideSuite -count=1 ./pkg/gateway/policy/cache
+	KEYWARDEN_CACHE_TESTS=$</node_modules/http-cache-tests $(GO) test -v -run OutsideSuite -count=1 ./pkg/app
 
 .PHONY: test-soak
 test-soak: ## Run the long runs of the gateway: reloads, stops, overload and memory under load

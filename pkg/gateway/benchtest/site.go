@@ -33,6 +33,7 @@ type site struct {
 type subject struct {
 	name    string
 	addr    string
+	path    string
 	key     string // API key, if one is needed
 	process int    // whose CPU time counts
 	log     string // file that it writes its log into, emptied before each window
@@ -42,7 +43,12 @@ type subject struct {
 	rate []float64 // of each round: requests per second
 }
 
-const path = "/bench/item"
+// Paths of the routes.
+const (
+	path        = "/bench/item"
+	pathLimited = "/limited/item"
+	pathCached  = "/cached/item"
+)
 
 // Names of the subjects.
 const (
@@ -50,6 +56,8 @@ const (
 	nameBare    = "bare net/http + ReverseProxy"
 	nameGateway = "keywarden, everything on"
 	nameNoLog   = "keywarden, without access log"
+	nameLimited = "keywarden, everything, rate limit and quota"
+	nameCached  = "keywarden, everything, answered from the cache"
 )
 
 func newSite(ctx context.Context, s settings) (_ *site, err error) {
@@ -82,7 +90,7 @@ func newSite(ctx context.Context, s settings) (_ *site, err error) {
 		return nil, err
 	}
 	for _, access := range []bool{true, false} {
-		if s.only == "" || s.only == gatewayName(access) {
+		if s.only == "" || s.only == gatewayName(access) || access && (s.only == nameLimited || s.only == nameCached) {
 			if err := t.gateway(ctx, s.program, "http://"+behind.addr, access); err != nil {
 				return nil, err
 			}
@@ -132,7 +140,7 @@ func (t *site) role(name string, args ...string) (*subject, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	s := &subject{name: name, addr: strings.TrimSpace(addr), process: cmd.Process.Pid}
+	s := &subject{name: name, path: path, addr: strings.TrimSpace(addr), process: cmd.Process.Pid}
 	t.subjects = append(t.subjects, s)
 	return s, nil
 }
@@ -145,17 +153,26 @@ func (t *site) start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// document is the gateway document: one service behind a key.
+// document is the gateway document: one service behind a key, as it is, with limits
+// that nobody reaches, and with answers that are kept.
 const document = `version: 1
 services: [{name: bench, url: %q}]
-routes: [{name: bench, match: {path: {prefix: /bench}}, service: bench, auth: {mode: required, methods: [key]}}]
+defaults: {auth: {mode: required, methods: [key]}}
+routes:
+  - {name: bench, match: {path: {prefix: /bench}}, service: bench}
+  - name: limited
+    match: {path: {prefix: /limited}}
+    service: bench
+    rate_limit: [{name: second, by: key, rate: 1000000/1s}]
+    quota: [{name: month, by: key, limit: 1000000000000, period: month}]
+  - {name: cached, match: {path: {prefix: /cached}}, service: bench, cache: {default_ttl: 1h}}
 `
 
 // gateway starts the program itself, with its defaults: key authentication,
 // metrics, and the access log if wanted. Its database is the one of DATABASE_URL,
 // or a private one.
 func (t *site) gateway(ctx context.Context, program, backend string, access bool) error {
-	s := &subject{name: gatewayName(access), log: filepath.Join(t.dir, fmt.Sprintf("access-%t.log", access))}
+	s := &subject{name: gatewayName(access), path: path, log: filepath.Join(t.dir, fmt.Sprintf("access-%t.log", access))}
 	file := filepath.Join(t.dir, "gateway.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, document, backend), 0o600); err != nil {
 		return err
@@ -193,6 +210,12 @@ func (t *site) gateway(ctx context.Context, program, backend string, access bool
 		return err
 	}
 	t.subjects = append(t.subjects, s)
+	if access {
+		limited, cached := *s, *s
+		limited.name, limited.path = nameLimited, pathLimited
+		cached.name, cached.path = nameCached, pathCached
+		t.subjects = append(t.subjects, &limited, &cached)
+	}
 	return nil
 }
 
@@ -309,7 +332,7 @@ func (s *subject) measure(ctx context.Context, o settings, profile string) error
 		header = "X-API-Key: " + s.key + "\r\n"
 	}
 	l := &load{addr: s.addr, connections: o.connections, request: fmt.Appendf(nil,
-		"GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\n%s\r\n", path, s.addr, header)}
+		"GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\n%s\r\n", s.path, s.addr, header)}
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- l.run(ctx) }()

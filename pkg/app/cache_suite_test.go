@@ -1,4 +1,4 @@
-package cache_test
+package app_test
 
 import (
 	"bytes"
@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
@@ -18,9 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
-	"github.com/keywarden/keywarden/pkg/httpcache"
-	"github.com/keywarden/keywarden/pkg/reqctx"
+	"github.com/keywarden/keywarden/pkg/app/apptest"
 )
 
 // suites are the groups of tests of http-cache-tests for which there is a bar.
@@ -39,16 +34,21 @@ const (
 // never are tests of which none may fail, by the begin of their names.
 var never = []string{"other-authorization", "query-args-different", "vary-"}
 
+const suiteDocument = `
+version: 1
+services: [{name: origin, url: "%s"}]
+routes: [{name: suite, match: {path: {prefix: /}}, service: origin, auth: {mode: none}, cache: {}}]
+`
+
 // TestOutsideSuite runs the tests for HTTP caches of cache-tests.fyi, which "make
-// test-cache" gets from npm, against the policy in front of a plain reverse proxy.
+// test-cache" gets from npm, against the whole program in front of the suite's origin.
 func TestOutsideSuite(t *testing.T) {
 	folder := os.Getenv("KEYWARDEN_CACHE_TESTS")
 	if folder == "" {
 		t.Skip("SKIPPED: run make test-cache, which needs Node.js and npm")
 	}
 	origin := startOrigin(t, folder)
-	gateway := httptest.NewServer(reqInfo(chain(t, cache.Config{Route: "suite", MaxObject: 1 << 20}, memory(t), httputil.NewSingleHostReverseProxy(origin))))
-	defer gateway.Close()
+	gateway := apptest.Start(t, apptest.Options{Gateway: fmt.Sprintf(suiteDocument, origin)})
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -143,39 +143,4 @@ func startOrigin(t *testing.T, folder string) *url.URL {
 			t.Fatal("the origin does not start: ", err)
 		}
 	}
-}
-
-// memory is a store for one test.
-func memory(t testing.TB) *httpcache.Memory {
-	t.Helper()
-	m, err := httpcache.NewMemory(httpcache.MemoryOptions{Bytes: 64 << 20, Entries: 10_000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(m.Close)
-	return m
-}
-
-// chain puts the policy before a handler.
-func chain(t testing.TB, c cache.Config, store httpcache.Store, next http.Handler) http.Handler {
-	t.Helper()
-	shared, err := cache.Open(cache.Options{Store: store, Now: time.Now, MaxBackground: 16})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(shared.Close)
-	step, err := cache.New(c, shared)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return step.Apply(next)
-}
-
-// reqInfo stands in for the outermost handlers of the gateway.
-func reqInfo(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, _ := strings.Cut(r.Host, ":")
-		w.Header().Set("X-Request-Id", "1")
-		next.ServeHTTP(w, r.WithContext(reqctx.With(r.Context(), &reqctx.Info{ID: "1", Host: strings.ToLower(host), Scheme: "http"})))
-	})
 }
