@@ -114,6 +114,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Document"
                         }
                     },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
                     "503": {
                         "description": "Service Unavailable",
                         "schema": {

@@ -65,6 +65,7 @@ const receiptTimeout = 5 * time.Second
 //	@Failure		400	{object}	problem.Document
 //	@Failure		401	{object}	problem.Document
 //	@Failure		403	{object}	problem.Document	"needs config:write"
+//	@Failure		415	{object}	problem.Document
 //	@Failure		503	{object}	problem.Document
 //	@Router			/admin/v1/cache/purge [post]
 func (h *Handler) purge(c *gin.Context) error {
