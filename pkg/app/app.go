@@ -370,8 +370,9 @@ func (h onlyErrors) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements slog.Handler.
 func (h onlyErrors) WithGroup(name string) slog.Handler { return onlyErrors{h.Handler.WithGroup(name)} }
 
-// edge puts what every request passes around h, outermost first.
-func (a *application) edge(h http.Handler) (http.Handler, error) {
+// edge puts what every request passes around h, outermost first. Paths with encoded
+// slashes come to slashed; nil refuses them all.
+func (a *application) edge(h, slashed http.Handler) (http.Handler, error) {
 	logger := a.Logger
 	if !a.Config.Log.Access {
 		logger = slog.New(onlyErrors{a.Logger.Handler()})
@@ -383,7 +384,7 @@ func (a *application) edge(h http.Handler) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h = canonical.Middleware(h)
+	h = canonical.MiddlewareWithSlashes(h, slashed)
 	h = httpedge.Recover(a.Logger)(h)
 	h = observe(h)
 	return httpedge.RequestInfo(a.Config.Server.TrustedProxies)(h), nil

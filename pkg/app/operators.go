@@ -25,7 +25,7 @@ func (a *application) operatorsHandler() (http.Handler, error) {
 		r.Mount(engine)
 	}
 	a.api.system.MountProbes(engine)
-	api, err := a.edge(httpapi.Shielded(engine))
+	api, err := a.edge(httpapi.Shielded(engine), nil)
 	if err != nil {
 		return nil, err
 	}

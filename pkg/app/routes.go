@@ -5,11 +5,13 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	_ "github.com/keywarden/keywarden/docs" // the API description, for Swagger UI
+	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/auditapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/authapi"
@@ -30,7 +32,35 @@ func (a *application) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.edge(a.byHost(httpapi.Shielded(engine)))
+	return a.edge(a.byHost(httpapi.Shielded(engine)), a.slashed(engine.Routes()))
+}
+
+// slashed serves what has an encoded slash in its path, which only routes of the
+// gateway can take. The platform takes none, and nobody who meant one of its paths
+// may speak to a service, so what begins like one of them is refused, with a slash
+// in the place of the encoded one, too.
+func (a *application) slashed(platform gin.RoutesInfo) http.Handler {
+	own := map[string]bool{firstSegment(adminRoot): true}
+	for _, route := range platform {
+		own[firstSegment(route.Path)] = true
+	}
+	hosts := a.Config.Server.Hosts
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := reqctx.From(r.Context())
+		here := len(hosts) == 0 || slices.Contains(hosts, info.Host)
+		if here && own[firstSegment(canonical.DecodeSlashes(r.URL.Path))] {
+			info.Code, info.Err = info.EncodedSlash.Code, info.EncodedSlash
+			info.EncodedSlash.Write(w, info.ID)
+			return
+		}
+		a.data.ServeHTTP(w, r)
+	})
+}
+
+// firstSegment is that of a path, which begins with a slash.
+func firstSegment(path string) string {
+	segment, _, _ := strings.Cut(path[1:], "/")
+	return segment
 }
 
 // byHost keeps the platform's own paths to the configured hosts; every other

@@ -224,3 +224,60 @@ func TestTheTimeoutCutsAnUploadThatStands(t *testing.T) {
 	}
 	eventually(t, "its place is free", func() bool { return d.succeeds("GET", "") })
 }
+
+// A client may keep its side of a gRPC call open until the answer is there: when the
+// time is over, it is the service that was waited for.
+func TestTheTimeoutOfACallIsTheServices(t *testing.T) {
+	d, a, b := newDoor(t, 0), newReplica(t, "a"), newReplica(t, "b")
+	d.apply(watchful, a.URL, b.URL)
+	conn, answers := rawConn(t, d)
+	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+	resp, err := http.ReadResponse(answers, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != 504 || codeOf(t, string(body)) != "gateway.upstream_timeout" || !resp.Close {
+		t.Errorf("%d %s, the connection is closed: %t", resp.StatusCode, body, resp.Close)
+	}
+	ejected := 0
+	for _, target := range d.backend("s").Targets {
+		if target.Ejected {
+			ejected++
+		}
+	}
+	if ejected != 1 {
+		t.Errorf("%d targets are kept out, want 1", ejected)
+	}
+}
+
+// A method that the service does not know is the client's choice, too (RFC 9110
+// section 15.6.2).
+func TestAnUnknownMethodCountsAgainstNoTarget(t *testing.T) {
+	d, a, b := newDoor(t, 0), newReplica(t, "a"), newReplica(t, "b")
+	a.does(answer(http.StatusNotImplemented))
+	b.does(answer(http.StatusNotImplemented))
+	d.apply(watchful, a.URL, b.URL)
+	for range 4 {
+		if resp, _ := d.call("BREW", "x", "/", nil, nil); resp.StatusCode != http.StatusNotImplemented {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	d.wantNoBlame()
+}
+
+// Trailer fields that say how a message is framed or to be read are not passed on:
+// who merges them into the header would read another message (RFC 9110 section
+// 6.5.1).
+func TestTrailersOfTheServiceSayNothingOfTheFraming(t *testing.T) {
+	d := newDoor(t, 0)
+	d.apply(bounded, hasty(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n"+
+		"X-Sum: 1\r\nContent-Length: 7\r\nTransfer-Encoding: x\r\nConnection: close\r\nContent-Encoding: gzip\r\n\r\n"), "response_timeout: 10s", "")
+	for _, method := range []string{"GET", "POST"} { // which take different ways to the service
+		resp, body := sendRaw(t, d, method, "x", "/", "")
+		if body != "whole" || len(resp.Trailer) != 1 || resp.Trailer.Get("X-Sum") != "1" {
+			t.Errorf("%s: %q, trailers %v", method, body, resp.Trailer)
+		}
+	}
+}

@@ -93,6 +93,11 @@ func NewEngine(bodyLimit int64, elsewhere gin.HandlerFunc) *gin.Engine {
 		secureHeaders(c.Writer.Header())
 		c.Set(wholeBody, c.Request.Body)
 		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, bodyLimit)
+		if c.Request.ContentLength != 0 {
+			// Reading a body does not look at the context. A recorder has no deadlines, and
+			// nobody who stalls.
+			_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(callTimeout))
+		}
 		ctx, cancel := context.WithTimeout(c.Request.Context(), callTimeout)
 		defer cancel()
 		c.Request = c.Request.WithContext(ctx)

@@ -13,6 +13,7 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -386,6 +387,44 @@ func TestHandlersAfterARefusalDoNotRun(t *testing.T) {
 	if answer, _ := get(t, serve(t, Shielded(e)), "/"); answer.StatusCode != http.StatusBadRequest {
 		t.Errorf("status %d", answer.StatusCode)
 	}
+}
+
+// stalling is a client that sends no more of its body.
+type stalling struct {
+	*httptest.ResponseRecorder
+	deadline chan time.Time
+}
+
+// SetReadDeadline implements what http.ResponseController looks for.
+func (s stalling) SetReadDeadline(at time.Time) error {
+	s.deadline <- at
+	return nil
+}
+
+// Read waits until the deadline, as a connection does.
+func (s stalling) Read([]byte) (int, error) {
+	time.Sleep(time.Until(<-s.deadline))
+	return 0, os.ErrDeadlineExceeded
+}
+
+// Close implements io.Closer.
+func (s stalling) Close() error { return nil }
+
+func TestBodyThatDoesNotComeEndsAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := NewEngine(testBodyLimit, Serve(http.NotFoundHandler()))
+		e.POST("/", Handle(func(c *gin.Context) error { return Bind(c, &struct{}{}) }))
+		s, begun := stalling{httptest.NewRecorder(), make(chan time.Time, 1)}, time.Now()
+		r := httptest.NewRequest(http.MethodPost, "/", s)
+		r.Header.Set("Content-Type", "application/json")
+		e.ServeHTTP(s, r)
+		if d := document(t, s.Result()); d.Status != http.StatusBadRequest {
+			t.Errorf("%+v", d)
+		}
+		if took := time.Since(begun); took != callTimeout {
+			t.Errorf("after %v", took)
+		}
+	})
 }
 
 func TestCallEndsAtItsDeadline(t *testing.T) {

@@ -27,6 +27,7 @@ const (
 	DefaultIdleTimeout       = 120 * time.Second
 	DefaultMaxHeaderBytes    = 64 << 10
 	DefaultWriteStallTimeout = 60 * time.Second
+	DefaultUnreadBodyTimeout = 5 * time.Second
 	DefaultIdleGrace         = 500 * time.Millisecond
 )
 
@@ -65,6 +66,11 @@ type Options struct {
 	// it. However slow it reads, a client that goes on reading is not cut off.
 	// HTTP/1 has it on Linux only.
 	WriteStallTimeout time.Duration // 60 s
+
+	// UnreadBodyTimeout bounds the wait for a body that the handler has left unread:
+	// net/http looks for its end before it sends a short answer, and again before the
+	// next request. It is for HTTP/1.
+	UnreadBodyTimeout time.Duration // 5 s
 
 	// MaxHeaderBytes bounds request line and header together; more is answered
 	// with 431. It cannot be less than 4 KiB.
@@ -106,6 +112,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.WriteStallTimeout <= 0 {
 		o.WriteStallTimeout = DefaultWriteStallTimeout
+	}
+	if o.UnreadBodyTimeout <= 0 {
+		o.UnreadBodyTimeout = DefaultUnreadBodyTimeout
 	}
 	if o.IdleGrace <= 0 {
 		o.IdleGrace = DefaultIdleGrace
@@ -214,6 +223,10 @@ func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Connection"] = []string{"close"}
 	}
 	s.opts.Handler.ServeHTTP(w, r)
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// It ends with the request: net/http sets another one for the next.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.opts.UnreadBodyTimeout))
+	}
 }
 
 // upgrades reports whether r may turn the connection into something else. The

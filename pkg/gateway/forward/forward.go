@@ -251,13 +251,13 @@ func (s *Service) pick(x *Exchange, now time.Time) (balance.Target, bool) {
 }
 
 // learn tells the watcher of an attempt that failed, and returns whether it did.
-// A client that went away, or that has sent a bad body, says nothing about the
-// target.
+// A client that went away, or that has sent a bad body or a method that the target
+// does not know, says nothing about the target.
 func (s *Service) learn(ctx context.Context, x *Exchange, resp *http.Response, err error) (failed bool) {
 	if err != nil && (ctx.Err() != nil && !timedOut(ctx) || x.Body != nil && x.Body.Spoiled()) {
 		return false
 	}
-	failed = err != nil || resp.StatusCode >= http.StatusInternalServerError
+	failed = err != nil || resp.StatusCode >= http.StatusInternalServerError && resp.StatusCode != http.StatusNotImplemented
 	if failed && s.config.Watcher != nil && x.target != nil {
 		s.config.Watcher.Result(x.target.State, true, s.config.Now())
 	}

@@ -60,7 +60,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	case err == nil:
 	case errors.Is(err, io.EOF):
 		b.ended.Store(true)
-	default:
+	case !b.cut.Load(): // else it was made to fail
 		b.failed.CompareAndSwap(nil, &err)
 	}
 	return n, err
@@ -77,6 +77,11 @@ func (b *watchedBody) Close() error {
 // Spoiled reports whether the client has broken the body off, or sent what is none.
 // It implements [forward.Body].
 func (b *watchedBody) Spoiled() bool { return b.failed.Load() != nil }
+
+// lost reports whether the end of the body will not be found on the connection.
+func (b *watchedBody) lost() bool {
+	return b.ReadCloser != nil && !b.ended.Load() && (b.Spoiled() || b.cut.Load())
+}
 
 // failure is the first error of reading, nil when there was none.
 func (b *watchedBody) failure() error {

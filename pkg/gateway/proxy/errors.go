@@ -56,7 +56,7 @@ func (s *Service) handleError(w http.ResponseWriter, out *http.Request, err erro
 	x := exchangeFrom(out.Context())
 	x.info.Err = err
 	x.restoreHeader()
-	if x.body.Spoiled() {
+	if x.body.lost() {
 		closeAfterAnswer(x.w)
 	}
 	p := x.classify(out.Context(), err)

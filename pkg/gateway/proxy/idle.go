@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -20,8 +19,8 @@ var (
 
 // startIdle prepares to bound the pauses of the bodies. A stream of gRPC may be
 // silent in both directions.
-func (x *exchange) startIdle(cancel context.CancelCauseFunc, idle time.Duration, header http.Header) {
-	if strings.HasPrefix(header.Get("Content-Type"), "application/grpc") {
+func (x *exchange) startIdle(cancel context.CancelCauseFunc, idle time.Duration) {
+	if x.calls {
 		return
 	}
 	x.body.idle = idle
@@ -40,13 +39,17 @@ func (x *exchange) paused(cancel context.CancelCauseFunc) {
 }
 
 // cut ends the exchange before its time. Whoever is waited for is at fault: the
-// client, while its body is being read. That read would go on after the exchange,
-// and whatever ends the body, the transport too, would wait for it.
+// client, while its body is being read, unless that may last for as long as the
+// answer, as in a call of gRPC. The read would go on after the exchange, and
+// whatever ends the body, the transport too, would wait for it.
 func (x *exchange) cut(cancel context.CancelCauseFunc, service, client error) {
 	x.body.cut.Store(true)
 	if !x.body.reading.Load() {
 		cancel(service)
 		return
+	}
+	if x.calls {
+		client = service
 	}
 	cancel(client)
 	x.body.mu.Lock()
@@ -70,9 +73,10 @@ func (x *exchange) stopIdle() {
 // remembers whether the service broke it off. Only the request's goroutine reads.
 type answerBody struct {
 	io.ReadCloser
-	idle   time.Duration
-	pause  *time.Timer // nil without a bound
-	failed bool
+	response *http.Response
+	idle     time.Duration
+	pause    *time.Timer // nil without a bound
+	failed   bool
 }
 
 // Read implements [io.Reader].
@@ -84,7 +88,11 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	if b.pause != nil {
 		b.pause.Stop()
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		dropTrailers(b.response.Trailer)
+	default:
 		b.failed = true
 	}
 	return n, err
@@ -100,7 +108,7 @@ func (x *exchange) watchAnswer(res *http.Response) {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return // its body is the connection, in both directions
 	}
-	x.answer.ReadCloser = res.Body
+	x.answer.ReadCloser, x.answer.response = res.Body, res
 	res.Body = &x.answer
 }
 

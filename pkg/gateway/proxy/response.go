@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // modifyResponse checks what the service has answered and removes what is not for
@@ -38,6 +40,22 @@ func (x *exchange) overrule(h http.Header) {
 		switch f.name {
 		case "Deprecation", "Sunset", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
 			delete(h, f.name)
+		}
+	}
+}
+
+// dropTrailers removes from the trailers of an answer the fields that say how a
+// message is framed or read. They may not be there (RFC 9110 section 6.5.1), and who
+// merges trailers into the header would read another message.
+func dropTrailers(trailers http.Header) {
+	for name := range trailers {
+		switch name {
+		case "Content-Encoding", "Content-Type", "Content-Range":
+			delete(trailers, name)
+		default:
+			if header.HopByHop(name) {
+				delete(trailers, name)
+			}
 		}
 	}
 }

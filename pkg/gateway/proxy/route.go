@@ -156,6 +156,7 @@ type exchange struct {
 	bounded       context.Context // nil without any bound
 	cancel        context.CancelCauseFunc
 	in            *http.Request // as the route got it
+	calls         bool          // it is a call of gRPC; known where there is a bound
 	kept          []keptField
 	keptSpace     [4]keptField
 
@@ -182,12 +183,13 @@ func (x *exchange) begin(r *http.Request) (context.Context, func()) {
 	if limit > 0 || idle > 0 || x.route.standing != nil {
 		ctx, cancel = context.WithCancelCause(ctx)
 		x.bounded, x.cancel, x.in = ctx, cancel, r
+		x.calls = strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 	}
 	if limit > 0 {
 		x.timer = time.AfterFunc(limit, func() { x.cut(cancel, errTimeout, errBodyLate) })
 	}
 	if idle > 0 {
-		x.startIdle(cancel, idle, r.Header)
+		x.startIdle(cancel, idle)
 	}
 	ctx = x.startSpan(ctx)
 	return ctx, func() {
@@ -220,14 +222,14 @@ func (x *exchange) endBody(r *http.Request) {
 		return
 	}
 	until := time.Now().Add(drainTime)
-	if x.body.Spoiled() {
+	if x.body.lost() {
 		until = time.Now()
 		closeAfterAnswer(x.w)
 	}
 	connection := http.NewResponseController(x.w)
 	_ = connection.Flush()
 	_ = connection.SetReadDeadline(until)
-	if err := x.body.Close(); err != nil || x.body.Spoiled() {
+	if err := x.body.Close(); err != nil || x.body.lost() {
 		closeAfterAnswer(x.w)
 		return
 	}
