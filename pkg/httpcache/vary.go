@@ -53,13 +53,13 @@ func AppendVariant(b []byte, names []string, h http.Header) []byte {
 }
 
 func appendItems(b []byte, line string) []byte {
-	for first := true; line != ""; first = false {
-		var item string
-		item, line, _ = cutItem(line)
-		if !first {
-			b = append(b, ',')
-		}
+	for {
+		item, rest, _ := cutItem(line)
 		b = append(b, strings.Trim(item, " \t")...)
+		if len(item) == len(line) {
+			return b
+		}
+		b = append(b, ',')
+		line = rest
 	}
-	return b
 }

@@ -910,6 +910,32 @@ func TestExpectContinueReachesTheService(t *testing.T) {
 	}
 }
 
+func TestTheClientIsToldToContinueOnce(t *testing.T) {
+	const goOn = "HTTP/1.1 100 Continue\r\n\r\n"
+	f := newFront(t, rawBackend(t, func(conn net.Conn, br *bufio.Reader) {
+		req, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, goOn)
+		if _, err := io.ReadAll(req.Body); err == nil {
+			_, _ = io.WriteString(conn, goOn+"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
+		}
+	}), setup{})
+	conn, br := f.dial()
+	send(t, conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+	for i, want := range []int{http.StatusContinue, http.StatusEarlyHints, http.StatusNoContent} {
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil || resp.StatusCode != want {
+			t.Fatalf("answer %d: %+v, %v; want %d", i, resp, err, want)
+		}
+		resp.Body.Close()
+		if i == 0 {
+			send(t, conn, "body")
+		}
+	}
+}
+
 // TestPanicsWithAbortHandler is what an outer recovery has to let through.
 func TestPanicsWithAbortHandler(t *testing.T) {
 	panicked := make(chan any, 1)

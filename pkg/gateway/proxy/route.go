@@ -132,9 +132,27 @@ func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 		// swallow a part of the body and the service would get the rest without it.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
 	}
+	if len(r.Header["Expect"]) > 0 {
+		w = oneContinue{w}
+	}
 	rt.service.reverse.ServeHTTP(w, out)
 	x.complete = true
 }
+
+// oneContinue keeps the service's own 100 from the client: net/http sends one as
+// soon as the body is read, which is when the service wants it, and with the
+// service's there would now and then be two.
+type oneContinue struct{ http.ResponseWriter }
+
+// WriteHeader implements [http.ResponseWriter].
+func (w oneContinue) WriteHeader(status int) {
+	if status != http.StatusContinue {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Unwrap serves [http.ResponseController].
+func (w oneContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // exchange is one request on its way to the service and back. It travels in the
 // context, because one [httputil.ReverseProxy] serves all routes of a service. It

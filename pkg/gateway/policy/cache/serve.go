@@ -163,6 +163,9 @@ func (s *step) ahead(next http.Handler, w http.ResponseWriter, r *http.Request, 
 		f, leads := s.cache.takeoff(a.key.Entry)
 		if leads {
 			a.flight = f
+			if s.landed(w, r, a) {
+				return
+			}
 			break
 		}
 		if !f.await(r.Context()) {
@@ -178,6 +181,26 @@ func (s *step) ahead(next http.Handler, w http.ResponseWriter, r *http.Request, 
 	}
 	defer a.flight.land(nil, [32]byte{}, true)
 	s.fetch(next, w, r, a)
+}
+
+// landed answers with what another request has stored after this one looked for it
+// and before it became a leader: its flight was over by then. Where the store is far
+// away, one more request now and then is cheaper than one more look each time.
+func (s *step) landed(w http.ResponseWriter, r *http.Request, a *answer) bool {
+	if s.cache.Remote {
+		return false
+	}
+	o, key, _, _ := s.lookup(r, a.question)
+	now := s.cache.Now()
+	if o == nil || o.UseFor(a.question.directives, now) != httpcache.Immediately {
+		return false
+	}
+	a.flight.land(o, key.Entry, false)
+	if !s.give(w, r, o, hit(o, now)) {
+		return false
+	}
+	s.observe(o, now)
+	return true
 }
 
 // follow answers with what another request has fetched, if that may be given.
@@ -197,6 +220,12 @@ func (s *step) refresh(next http.Handler, r *http.Request, q *question, o *httpc
 	f, leads := s.cache.takeoff(key.Entry)
 	if !leads {
 		return
+	}
+	if !s.cache.Remote { // see landed
+		if fresh, variant, _, _ := s.lookup(r, q); fresh != nil && fresh.TTL(s.cache.Now()) > 0 {
+			f.land(fresh, variant.Entry, false)
+			return
+		}
 	}
 	info := *q.info // the request's own goes with it
 	info.Fields, info.Decide = nil, nil
@@ -299,7 +328,6 @@ const markerKept = 24 * time.Hour
 // put stores an answer, and gives it to those who wait.
 func (s *step) put(q *question, request http.Header, o *httpcache.Object, since httpcache.Mark, f *flight) {
 	main, key := q.key, q.variant(o.Vary, request)
-	f.land(o, key.Entry, false)
 	keep := o.Keep(s.cache.Now())
 	store := func(ctx context.Context) {
 		if len(o.Vary) > 0 {
@@ -309,9 +337,11 @@ func (s *step) put(q *question, request http.Header, o *httpcache.Object, since 
 		s.cache.Store.Put(ctx, key, o, keep, since)
 	}
 	if !s.cache.Remote {
-		store(s.cache.ctx)
+		store(s.cache.ctx) // first, so that who finds no flight finds the answer
+		f.land(o, key.Entry, false)
 		return
 	}
+	f.land(o, key.Entry, false)
 	s.cache.start(store)
 }
 
