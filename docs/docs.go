@@ -1580,6 +1580,241 @@ const docTemplate = `{
                 }
             }
         },
+        "/admin/v1/secrets": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Names, versions and times of secrets, by environment and name. Values are never shown. Needs the role viewer.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "secrets"
+                ],
+                "summary": "Secrets",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "only of this environment",
+                        "name": "environment",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-kvmapi_Secret"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/secrets/{name}": {
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Makes the secret, or gives it a new value. Every replica uses the new value within about a second. The value is stored sealed under the master key and can never be read again. Needs the role operator. Audited as secret.put, without the value.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "secrets"
+                ],
+                "summary": "Set a secret",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "up to 64 letters, digits, '.', '_' and '-'",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "value and environment",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/kvmapi.PutRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/kvmapi.Secret"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "there are too many",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Routes that use the secret answer with 503 from then on, on every replica within about a second. Needs the role operator. Audited as secret.deleted.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "secrets"
+                ],
+                "summary": "Delete a secret",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the secret",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "default": "default",
+                        "description": "where it is",
+                        "name": "environment",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/admin/v1/services": {
             "get": {
                 "security": [
@@ -5143,6 +5378,21 @@ const docTemplate = `{
                 }
             }
         },
+        "httpapi.Page-kvmapi_Secret": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/kvmapi.Secret"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
         "httpapi.Page-quotaapi_Account": {
             "type": "object",
             "properties": {
@@ -5465,6 +5715,51 @@ const docTemplate = `{
                     "items": {
                         "type": "string"
                     }
+                }
+            }
+        },
+        "kvmapi.PutRequest": {
+            "type": "object",
+            "properties": {
+                "environment": {
+                    "type": "string",
+                    "default": "default",
+                    "example": "default"
+                },
+                "value": {
+                    "description": "Value has from 1 to 65536 bytes.",
+                    "type": "string",
+                    "format": "password"
+                }
+            }
+        },
+        "kvmapi.Secret": {
+            "type": "object",
+            "properties": {
+                "created_at": {
+                    "type": "string"
+                },
+                "environment": {
+                    "type": "string",
+                    "example": "default"
+                },
+                "key_id": {
+                    "description": "of the master key that the value is sealed under",
+                    "type": "string",
+                    "example": "5f0c3a527c1e8b1d"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "warehouse-password"
+                },
+                "updated_at": {
+                    "description": "when the value was set",
+                    "type": "string"
+                },
+                "version": {
+                    "description": "1 for a new secret, and one more with every value",
+                    "type": "integer",
+                    "example": 3
                 }
             }
         },

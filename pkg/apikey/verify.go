@@ -347,7 +347,7 @@ func (v *Verifier) Apply(e changes.Event) {
 	case changes.UserChanged:
 		v.records.InvalidateIf(func(r *record) bool { return r.userID == e.Subject })
 	case changes.SessionEnded, changes.UserSessionsEnded, changes.SigningKeysChanged, changes.GatewayChanged,
-		changes.QuotaChanged, changes.CachePurged:
+		changes.QuotaChanged, changes.CachePurged, changes.SecretChanged:
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/adminapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/cacheapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/kvmapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/quotaapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/usageapi"
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -40,6 +41,7 @@ func (a *application) adminAPI() []resource {
 		a.documentAPI(guard, cursors),
 		&cacheapi.Handler{Purger: a.shared.Purges, Receipts: a.platform.Follower, Guard: guard},
 		&quotaapi.Admin{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
+		&kvmapi.Handler{Secrets: a.platform.Secrets, Guard: guard, Cursors: cursors},
 		&usageapi.Admin{Usage: a.platform.Store, Guard: guard, Now: time.Now},
 	}
 }

@@ -159,6 +159,8 @@ func badBackends(t *testing.T) (document string) {
 	t.Cleanup(func() { slow.Close(); good.Close() })
 	return fmt.Sprintf(`
 version: 1
+defaults:
+  request_headers: {set: {X-Service-Credential: 'Basic {{ secret "service" }}'}}
 services:
   - {name: refusing, url: "http://%s"}
   - {name: garbage, url: "http://%s"}
@@ -324,6 +326,11 @@ func (v *aviary) life(t *testing.T, control string) (admin, user *apptest.User, 
 	admin = v.Admin(t)
 	v.keepToken("admin's token", admin.Token)
 	v.keepRefresh("admin's refresh token", admin.Refresh)
+	for _, what := range []string{"secret for a service", "another value of it"} {
+		v.Want(t, http.StatusOK, "PUT", "/admin/v1/secrets/service", object{"value": v.plant(what)}, admin.With(v.laden()...)...)
+	}
+	v.Want(t, http.StatusBadRequest, "PUT", "/admin/v1/secrets/service", object{"value": v.plant("secret in nowhere"), "environment": "no where"}, admin.Auth()...)
+	v.Want(t, http.StatusOK, "GET", "/admin/v1/secrets", nil, admin.Auth()...)
 	user = &apptest.User{Email: apptest.NewEmail(), Password: v.plant("password")}
 	a := v.Want(t, http.StatusCreated, "POST", "/auth/register", object{"email": user.Email, "password": user.Password, "name": control}, v.laden()...)
 	user.ID = a.Text(t, "id")

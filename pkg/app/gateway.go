@@ -12,6 +12,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/admission"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
+	"github.com/keywarden/keywarden/pkg/kvm"
 )
 
 // scopeName names what the gateway measures and traces.
@@ -45,6 +46,25 @@ func (a *application) openShared(closing *cleanups) (err error) {
 	return nil
 }
 
+// heldSecrets bounds the secrets that are kept in memory, each of at most
+// [kvm.MaxValue] bytes.
+const heldSecrets = 1000
+
+// openSecrets makes what reads the secrets that the gateway document names.
+func (a *application) openSecrets() (*kvm.Reader, error) {
+	p := a.platform
+	reader, err := kvm.NewReader(kvm.ReaderOptions{
+		Source: p.Store, Ring: p.Ring, Environment: a.Config.Gateway.Environment, Entries: heldSecrets,
+		Timeout: a.Config.Database.VerifyTimeout, MaxStale: max(kvm.Refresh, a.Config.Revocation.MaxStaleness), Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.Follower.Subscribe(reader.Apply, reader.Reset)
+	a.followers = append(a.followers, func(ctx context.Context) error { p.Secrets.Run(ctx); return nil })
+	return reader, nil
+}
+
 // openGateway makes the data plane and gives it its document. A document that is
 // not valid at the start is an error; later ones are refused and the last good
 // one goes on.
@@ -53,7 +73,12 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	if a.decisions, err = decision.NewSealer(a.platform.Ring, time.Now); err != nil {
 		return err
 	}
+	secrets, err := a.openSecrets()
+	if err != nil {
+		return err
+	}
 	a.gateway, err = gateway.New(gateway.Options{
+		Secrets:       secrets,
 		Decisions:     a.decisions,
 		Files:         a.files(),
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,

@@ -21,6 +21,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/kvm"
 	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/session"
@@ -58,6 +59,7 @@ type Platform struct {
 	KeyCheck  *apikey.Verifier
 	Revisions *revision.Service
 	Limiters  Limiters
+	Secrets   *kvm.Service
 
 	nudgeSigner chan struct{}
 	connected   atomic.Bool
@@ -152,6 +154,7 @@ func NewPlatform(ctx context.Context, o PlatformOptions) (_ *Platform, err error
 		return nil, err
 	}
 	p.Revisions = revision.NewService(revision.Options{Store: store, Notify: p.Follower.Apply, Now: time.Now})
+	p.Secrets = kvm.NewService(kvm.Options{Store: p.Store, Ring: p.Ring, Notify: p.Follower.Apply, Logger: logger})
 	p.subscribe()
 	return p, nil
 }

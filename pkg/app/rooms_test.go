@@ -21,7 +21,7 @@ var rooms = []struct {
 	packages []string
 }{
 	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit"}},
-	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "quota", "httpcache", "decision", "revision", "acme", "usage", "spec"}},
+	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "quota", "kvm", "httpcache", "decision", "revision", "acme", "usage", "spec", "openapi"}},
 	{"edges and adapters", []string{"gateway", "httpapi", "store", "pglocal", "sample"}},
 	{"root", []string{"app"}},
 	{"command line", []string{"demo", "cli"}},

@@ -45,6 +45,9 @@ const (
 	QuotaToppedUp    Action = "quota.topped_up"
 	QuotaReset       Action = "quota.reset"
 	CachePurged      Action = "cache.purged"
+	SecretPut        Action = "secret.put"
+	SecretDeleted    Action = "secret.deleted"
+	SecretsResealed  Action = "secret.resealed"
 )
 
 // Result says how it ended.

@@ -25,6 +25,7 @@ const (
 	GatewayChanged     Kind = "gateway"      // number of the new revision of the gateway document
 	QuotaChanged       Kind = "quota"        // id of the quota account that was topped up or reset
 	CachePurged        Kind = "cache"        // what was purged, as text
+	SecretChanged      Kind = "secret"       // environment and name of the secret, with a slash between them
 )
 
 // Event is one entry of the log.

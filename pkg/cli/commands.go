@@ -20,6 +20,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/app"
+	"github.com/keywarden/keywarden/pkg/cli/document"
+	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
@@ -33,15 +35,15 @@ func (c *command) serve() *cobra.Command {
 		Example: `  KEYWARDEN_MASTER_KEY=$(keywarden keygen) DATABASE_URL=postgres://… \
     keywarden serve --config configs/keywarden.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := c.load(true, nil)
+			cfg, err := c.Load(true, nil)
 			if err != nil {
 				return err
 			}
-			lines := telemetry.NewLines(c.sys.Stderr)
+			lines := telemetry.NewLines(c.Sys.Stderr)
 			defer lines.Close()
 			logger := telemetry.NewLogger(lines, logLevel(cfg), cfg.Log.Format)
 			lines.ReportTo(logger)
-			return app.Run(cmd.Context(), app.Options{Config: cfg, Env: c.env(), Reload: c.sys.Reload, Logger: logger})
+			return app.Run(cmd.Context(), app.Options{Config: cfg, Env: c.Env(), Reload: c.Sys.Reload, Logger: logger})
 		},
 	}
 }
@@ -55,17 +57,17 @@ func logLevel(cfg *config.Config) slog.Level {
 
 // quiet is the logger of short commands: only what went wrong.
 func (c *command) quiet() *slog.Logger {
-	return telemetry.NewLogger(c.sys.Stderr, slog.LevelWarn, "text")
+	return telemetry.NewLogger(c.Sys.Stderr, slog.LevelWarn, "text")
 }
 
 // openDatabase finds the database for a short command; close ends a private one
 // that was started for it.
 func (c *command) openDatabase(ctx context.Context) (*config.Config, *app.Database, func(), error) {
-	cfg, err := c.load(false, nil)
+	cfg, err := c.Load(false, nil)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	db, err := app.JoinDatabase(ctx, cfg, c.env(), c.quiet())
+	db, err := app.JoinDatabase(ctx, cfg, c.Env(), c.quiet())
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -75,7 +77,7 @@ func (c *command) openDatabase(ctx context.Context) (*config.Config, *app.Databa
 func (c *command) migrate() *cobra.Command {
 	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database schema up to date, or look at it"}
 	status := func(use, short string, finish func(postgres.SchemaStatus) error, text func(io.Writer, postgres.SchemaStatus)) *cobra.Command {
-		return c.withOutput(&cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, _ []string) error {
+		return c.WithOutput(&cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, _ []string) error {
 			_, db, done, err := c.openDatabase(cmd.Context())
 			if err != nil {
 				return err
@@ -85,10 +87,10 @@ func (c *command) migrate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return errors.Join(c.print(s, func(w io.Writer) { text(w, s) }), finish(s))
+			return errors.Join(c.Print(s, func(w io.Writer) { text(w, s) }), finish(s))
 		}})
 	}
-	up := c.withOutput(&cobra.Command{Use: "up", Short: "Apply the migrations that are missing", RunE: func(cmd *cobra.Command, _ []string) error {
+	up := c.WithOutput(&cobra.Command{Use: "up", Short: "Apply the migrations that are missing", RunE: func(cmd *cobra.Command, _ []string) error {
 		_, db, done, err := c.openDatabase(cmd.Context())
 		if err != nil {
 			return err
@@ -98,7 +100,7 @@ func (c *command) migrate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return c.print(s, func(w io.Writer) { _, _ = fmt.Fprintf(w, "The schema is at version %d.\n", s.Version) })
+		return c.Print(s, func(w io.Writer) { _, _ = fmt.Fprintf(w, "The schema is at version %d.\n", s.Version) })
 	}})
 	cmd.AddCommand(up,
 		status("status", "Say whether the schema is current (exit 1 when it is not)", func(s postgres.SchemaStatus) error {
@@ -121,7 +123,7 @@ func (c *command) openPlatform(ctx context.Context) (*app.Platform, func(), erro
 	if err != nil {
 		return nil, nil, err
 	}
-	ring, err := app.Keyring(cfg, c.env(), db.Private)
+	ring, err := app.Keyring(cfg, c.Env(), db.Private)
 	if err != nil {
 		done()
 		return nil, nil, err
@@ -141,7 +143,7 @@ func (c *command) openPlatform(ctx context.Context) (*app.Platform, func(), erro
 func (c *command) admin() *cobra.Command {
 	var email, name, role string
 	var fromStdin bool
-	create := c.withOutput(&cobra.Command{
+	create := c.WithOutput(&cobra.Command{
 		Use:   "create",
 		Short: "Make an account for an admin, an operator or a viewer",
 		Long: `Make an account for somebody who runs the platform: an admin may do everything, an
@@ -151,10 +153,10 @@ password is generated and printed, once.`,
   keywarden admin create --email gateway@example.com --role operator`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if email == "" {
-				return usageError{errors.New("--email is required")}
+				return shell.Usage(errors.New("--email is required"))
 			}
 			if !slices.Contains([]access.Role{access.RoleAdmin, access.RoleOperator, access.RoleViewer}, access.Role(role)) {
-				return usageError{fmt.Errorf("--role is %q, must be admin, operator or viewer", role)}
+				return shell.Usage(fmt.Errorf("--role is %q, must be admin, operator or viewer", role))
 			}
 			password, err := c.password(fromStdin)
 			if err != nil {
@@ -185,7 +187,7 @@ func (c *command) password(fromStdin bool) (seal.Secret, error) {
 	if !fromStdin {
 		return GeneratePassword(), nil
 	}
-	line, err := bufio.NewReader(io.LimitReader(c.sys.Stdin, 2*account.MaxPasswordBytes)).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(c.Sys.Stdin, 2*account.MaxPasswordBytes)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return seal.Secret{}, fmt.Errorf("read the password: %w", err)
 	}
@@ -205,7 +207,7 @@ func (c *command) printAdmin(u account.User, password seal.Secret, given bool) e
 	if !given {
 		answer["password"] = password.Reveal()
 	}
-	return c.print(answer, func(w io.Writer) {
+	return c.Print(answer, func(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "Made the %s %s (%s).\n", u.Role, u.Email, u.ID)
 		if !given {
 			_, _ = fmt.Fprintf(w, "Its password is %s\nIt is not shown again; change it with POST /auth/password.\n", password.Reveal())
@@ -214,7 +216,7 @@ func (c *command) printAdmin(u account.User, password seal.Secret, given bool) e
 }
 
 func (c *command) audit() *cobra.Command {
-	verify := c.withOutput(&cobra.Command{
+	verify := c.WithOutput(&cobra.Command{
 		Use:   "verify",
 		Short: "Check the hash chain of the audit trail (exit 1 when it is broken)",
 		Long: `Check that no record of the audit trail was changed, removed or added behind the
@@ -230,7 +232,7 @@ fewer records than a head you kept says that the trail was cut.`,
 			if err != nil {
 				return err
 			}
-			return c.print(v, func(w io.Writer) {
+			return c.Print(v, func(w io.Writer) {
 				_, _ = fmt.Fprintf(w, "The audit chain holds: %d records, head %s.\n", v.Records, v.Head)
 			})
 		},
@@ -242,50 +244,50 @@ fewer records than a head you kept says that the trail was cut.`,
 
 func (c *command) configuration() *cobra.Command {
 	var defaults bool
-	show := c.withOutput(&cobra.Command{
+	show := c.WithOutput(&cobra.Command{
 		Use:   "print",
 		Short: "Print the configuration in force, without secrets",
 		RunE: func(*cobra.Command, []string) error {
 			cfg := config.Default()
 			if !defaults {
 				var err error
-				if cfg, err = c.load(false, nil); err != nil {
+				if cfg, err = c.Load(false, nil); err != nil {
 					return err
 				}
 			}
-			if c.output == "json" {
+			if c.Output == "json" {
 				return c.printOptions(cfg)
 			}
-			return config.WriteYAML(c.sys.Stdout, cfg, true)
+			return config.WriteYAML(c.Sys.Stdout, cfg, true)
 		},
 	})
 	show.Flags().BoolVar(&defaults, "defaults", false, "print the defaults instead: the reference of all options")
-	check := withArguments(&cobra.Command{
+	check := shell.WithArguments(&cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check the configuration and the gateway document; start nothing",
 		Long: `Check the configuration and the gateway document that it names, or the document of
 a file alone, or of standard input with -. Nothing is started, and no server asked.
-` + exitCodes,
+` + shell.ExitCodes,
 		Example: `  keywarden config check --config configs/keywarden.yaml
   keywarden config check gateway.yaml`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				_, _, err := c.document(args[0])
+				_, _, err := document.Read(c.Shell, args[0])
 				if err == nil {
-					_, _ = fmt.Fprintln(c.sys.Stdout, "The gateway document is valid.")
+					_, _ = fmt.Fprintln(c.Sys.Stdout, "The gateway document is valid.")
 				}
 				return err
 			}
-			cfg, err := c.load(true, nil)
+			cfg, err := c.Load(true, nil)
 			if err != nil {
 				return err
 			}
 			if cfg.Gateway.File != "" {
-				if _, _, err := c.document(cfg.Gateway.File); err != nil {
+				if _, _, err := document.Read(c.Shell, cfg.Gateway.File); err != nil {
 					return err
 				}
 			}
-			_, _ = fmt.Fprintln(c.sys.Stdout, "The configuration is valid.")
+			_, _ = fmt.Fprintln(c.Sys.Stdout, "The configuration is valid.")
 			return nil
 		},
 	}, 0, 1)
@@ -293,7 +295,7 @@ a file alone, or of standard input with -. Nothing is started, and no server ask
 		Use:   "env",
 		Short: "List the environment variable of each option",
 		RunE: func(*cobra.Command, []string) error {
-			w := tabwriter.NewWriter(c.sys.Stdout, 0, 0, 2, ' ', 0)
+			w := tabwriter.NewWriter(c.Sys.Stdout, 0, 0, 2, ' ', 0)
 			_, _ = fmt.Fprintln(w, "VARIABLE\tDEFAULT\tOPTION")
 			for _, row := range config.Describe() {
 				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", row.Env, row.Default, row.Path)
@@ -302,7 +304,8 @@ a file alone, or of standard input with -. Nothing is started, and no server ask
 		},
 	}
 	cmd := &cobra.Command{Use: "config", Short: "Work with the configuration and the gateway document"}
-	cmd.AddCommand(show, check, env, c.diff(), c.apply(), c.export(), c.revisions(), c.rollback(), c.explainRequest())
+	cmd.AddCommand(show, check, env)
+	cmd.AddCommand(document.Config(c.Shell)...)
 	return cmd
 }
 
@@ -316,7 +319,7 @@ func (c *command) printOptions(cfg *config.Config) error {
 	if err := yaml.Load(text.Bytes(), &options); err != nil {
 		return fmt.Errorf("read the configuration back: %w", err)
 	}
-	return c.print(options, nil)
+	return c.Print(options, nil)
 }
 
 func (c *command) keygen() *cobra.Command {
@@ -326,7 +329,7 @@ func (c *command) keygen() *cobra.Command {
 		Long: `Make a master key for KEYWARDEN_MASTER_KEY: 32 random bytes in base64. Keep it as
 you keep the database's backups, and not beside them.`,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(c.sys.Stdout, seal.NewMasterKey().Reveal())
+			_, err := fmt.Fprintln(c.Sys.Stdout, seal.NewMasterKey().Reveal())
 			return err
 		},
 	}
@@ -343,7 +346,7 @@ func (c *command) healthcheck() *cobra.Command {
 			if url != "" {
 				return askHealth(ctx, url)
 			}
-			cfg, err := c.load(false, nil)
+			cfg, err := c.Load(false, nil)
 			if err != nil {
 				return err
 			}
@@ -355,12 +358,12 @@ func (c *command) healthcheck() *cobra.Command {
 }
 
 func (c *command) version() *cobra.Command {
-	return c.withOutput(&cobra.Command{
+	return c.WithOutput(&cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		RunE: func(*cobra.Command, []string) error {
 			v := app.Version()
-			return c.print(v, func(w io.Writer) {
+			return c.Print(v, func(w io.Writer) {
 				_, _ = fmt.Fprintf(w, "keywarden %s (%s, %s)\n", v.Version, v.Commit, v.Go)
 			})
 		},

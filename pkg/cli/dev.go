@@ -47,11 +47,11 @@ install postgresql@17), or DATABASE_URL. GATEWAY_CONFIG replaces the document.`,
 	cmd.Flags().StringVar(&addr, "addr", defaultDevAddr, "where to listen")
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "where to keep everything (default: the platform's place for data)")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "write the access log and what happens")
-	return c.withOutput(cmd)
+	return c.WithOutput(cmd)
 }
 
 func (c *command) runDev(ctx context.Context, options map[string]string, verbose bool) error {
-	cfg, err := c.load(false, options)
+	cfg, err := c.Load(false, options)
 	if err != nil {
 		return err
 	}
@@ -62,8 +62,8 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 	if verbose {
 		level = slog.LevelInfo
 	}
-	logger := telemetry.NewLogger(c.sys.Stderr, level, "text")
-	dir, err := c.env().DataDir(cfg)
+	logger := telemetry.NewLogger(c.Sys.Stderr, level, "text")
+	dir, err := c.Env().DataDir(cfg)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 		cfg.Gateway.File, prepare = showcase.Document(), showcase.WriteDocument
 	}
 	return app.Run(ctx, app.Options{
-		Config: cfg, Env: c.env(), Logger: logger, Reload: c.sys.Reload,
+		Config: cfg, Env: c.Env(), Logger: logger, Reload: c.Sys.Reload,
 		KeyInDataDir: true, Prepare: prepare, Tasks: showcase.Tasks(), Abandon: showcase.Close,
 		Ready: func(ctx context.Context, p *app.Platform, addr net.Addr) error {
 			credentials, err := showcase.Seed(ctx, p, GeneratePassword)
@@ -128,7 +128,7 @@ type welcome struct {
 }
 
 func (c *command) welcome(w welcome) error {
-	return c.print(w, func(out io.Writer) { _, _ = io.WriteString(out, w.text()) })
+	return c.Print(w, func(out io.Writer) { _, _ = io.WriteString(out, w.text()) })
 }
 
 func (w welcome) text() string {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/config"
 )
 
@@ -66,7 +67,7 @@ func shakeHands(ctx context.Context, addr string) error {
 func askHealth(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return usageError{err}
+		return shell.Usage(err)
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: ownTLS()}}
 	resp, err := client.Do(req)

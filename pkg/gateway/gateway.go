@@ -39,6 +39,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/template"
 )
 
 // What a request without a route is told.
@@ -61,6 +62,10 @@ type Options struct {
 	// that needs them is not served.
 	Quotas *quota.Meters
 	Cache  *cache.Cache
+
+	// Secrets are those that templates for services may name; absent, a route that
+	// names one is not served.
+	Secrets template.Secrets
 
 	// BodyLimit bounds request bodies on routes that set no limit of their own, in
 	// bytes; 0 means no bound.
@@ -139,7 +144,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters, Quotas: o.Quotas, Cache: o.Cache})
+	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters, Quotas: o.Quotas, Cache: o.Cache, Secrets: o.Secrets})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}

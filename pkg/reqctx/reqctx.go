@@ -47,6 +47,10 @@ type Info struct {
 	// name, in place of the caller's; empty for nothing.
 	Authorization seal.Secret
 
+	// Sealed are fields for the service whose values nothing else may see. The request
+	// has what may be shown of them, until it leaves.
+	Sealed []SealedField
+
 	// Fields are what policies add to the access log: at most [MaxFields], each value
 	// of at most [MaxFieldValue] bytes.
 	Fields []Field
@@ -61,6 +65,13 @@ const (
 	MaxFields     = 16
 	MaxFieldValue = 256 // bytes
 )
+
+// SealedField is a header field for the service.
+type SealedField struct {
+	Name  string      // in canonical form
+	Shown string      // stands for the value in the fields of the request
+	Value seal.Secret // never empty
+}
 
 // Field is a name and a value of the access log.
 type Field struct{ Name, Value string }

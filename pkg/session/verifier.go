@@ -177,7 +177,8 @@ func (v *Verifier) Apply(e changes.Event) {
 		v.sessions.Invalidate(e.Subject)
 	case changes.UserChanged, changes.UserSessionsEnded:
 		v.sessions.InvalidateIf(func(s *standing) bool { return s.state.UserID == e.Subject })
-	case changes.KeyChanged, changes.SigningKeysChanged, changes.GatewayChanged, changes.QuotaChanged, changes.CachePurged:
+	case changes.KeyChanged, changes.SigningKeysChanged, changes.GatewayChanged, changes.QuotaChanged, changes.CachePurged,
+		changes.SecretChanged:
 	}
 }
 

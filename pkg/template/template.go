@@ -4,6 +4,10 @@
 // There are no conditions and no loops. No action shows a credential, and what
 // comes from a request cannot break out of a header field or a line.
 //
+// What a service alone gets to see may also hold secrets of the gateway. It is an
+// [Outgoing], which is a type of its own, so that no such text can end in a log or in
+// an answer.
+//
 // It knows neither the document nor what a text is for.
 package template
 
@@ -65,12 +69,19 @@ type Template struct {
 type part struct {
 	literal string
 	value   Value
+	secret  string // name of the secret that stands in place of the value; empty: none
 }
 
 // Parse compiles text. more are functions beyond those that always exist; the
 // error is an *[Error].
 func Parse(text string, more ...Function) (*Template, error) {
 	p := &parser{text: text, functions: append(builtin(), more...)}
+	return p.check()
+}
+
+// check looks at the text as a whole before it is parsed.
+func (p *parser) check() (*Template, error) {
+	text := p.text
 	if len(text) > MaxText {
 		return nil, p.fail(0, "is longer than %d bytes", MaxText)
 	}
@@ -154,6 +165,7 @@ func cut(b []byte, n int) []byte {
 type parser struct {
 	text      string
 	functions []Function
+	outgoing  bool // the text is an Outgoing, and may name secrets
 	template  Template
 	pending   strings.Builder // literal text before the next value
 	actions   int
@@ -241,9 +253,15 @@ func (p *parser) call(at int, name string, argumentAt int, argument string, give
 		p.pending.Reset()
 		return nil
 	}
+	if name == secretFunction {
+		return p.secret(at, argumentAt, argument)
+	}
 	names := make([]string, len(p.functions))
 	for i, f := range p.functions {
 		names[i] = f.Name
+	}
+	if p.outgoing {
+		names = append(names, secretFunction)
 	}
 	return p.fail(at, "there is no %s%s", name, nearest.Question(name, names))
 }

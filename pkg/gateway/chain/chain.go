@@ -23,6 +23,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/ratelimit"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
 	"github.com/keywarden/keywarden/pkg/spec/quantity"
+	"github.com/keywarden/keywarden/pkg/template"
 )
 
 // Options is what chains are made with. Authenticator is required.
@@ -41,6 +42,9 @@ type Options struct {
 	// route can have such a policy.
 	Quotas *quota.Meters
 	Cache  *cache.Cache
+
+	// Secrets are those that templates for services may name; without them none can.
+	Secrets template.Secrets
 }
 
 // Builder makes chains. It is safe for concurrent use.

@@ -53,7 +53,7 @@ func (d *Document) step(route Route, name string, p *policies.Policies) (policy.
 		return logfields.New(p.LogFields.Fields)
 	case "request_headers":
 		h := p.RequestHeaders
-		return headers.Request(headers.Config{Set: h.Set, Add: h.Add, Remove: h.Remove})
+		return headers.Request(headers.Config{Set: h.Set, Add: h.Add, Remove: h.Remove, Secrets: d.Secrets})
 	case "response_headers":
 		h := p.ResponseHeaders
 		return headers.Response(headers.Config{Set: h.Set, Add: h.Add, Remove: h.Remove})

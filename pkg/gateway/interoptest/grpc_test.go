@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop"
@@ -37,7 +38,7 @@ var cases = []struct {
 	{"ping_pong", service(interop.DoPingPong)},
 	{"empty_stream", service(interop.DoEmptyStream)},
 	{"timeout_on_sleeping_server", service(interop.DoTimeoutOnSleepingServer)},
-	{"cancel_after_begin", service(interop.DoCancelAfterBegin)},
+	{"cancel_after_begin", service(cancelAfterBegin)},
 	{"cancel_after_first_response", service(interop.DoCancelAfterFirstResponse)},
 	{"custom_metadata", service(interop.DoCustomMetadata)},
 	{"status_code_and_message", service(interop.DoStatusCodeAndMessage)},
@@ -46,6 +47,21 @@ var cases = []struct {
 	{"unimplemented_service", func(ctx context.Context, conn *grpc.ClientConn) {
 		interop.DoUnimplementedService(ctx, testgrpc.NewUnimplementedServiceClient(conn))
 	}},
+}
+
+// cancelAfterBegin is interop.DoCancelAfterBegin, but that it does not end the stream
+// after it has cancelled it: a fast answer to that end would be right, too.
+func cancelAfterBegin(ctx context.Context, client testgrpc.TestServiceClient, options ...grpc.CallOption) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := client.StreamingInputCall(ctx, options...)
+	if err != nil {
+		panic(fmt.Sprintf("beginning the stream: %v", err))
+	}
+	cancel()
+	if err := stream.RecvMsg(new(testgrpc.StreamingInputCallResponse)); status.Code(err) != codes.Canceled {
+		panic(fmt.Sprintf("a cancelled stream: %v", err))
+	}
 }
 
 func service(run func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption)) func(context.Context, *grpc.ClientConn) {

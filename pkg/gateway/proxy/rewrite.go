@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/header"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // Fields that tell the service who calls and from where. Nobody but the gateway
@@ -59,6 +61,7 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	x.setForwarding(&f, in)
 	setIdentity(&f, principal)
 	f.set("Authorization", x.info.Authorization.Reveal())
+	unseal(out.Header, x.info.Sealed, x.route.mirrored)
 	if x.route.mirrored {
 		delete(out.Header, "Authorization")
 		f.set(headerMirrored, "1")
@@ -154,5 +157,24 @@ func restrictUpgrade(h http.Header) {
 	if !strings.EqualFold(h.Get("Upgrade"), "websocket") {
 		delete(h, "Upgrade")
 		delete(h, "Connection")
+	}
+}
+
+// unseal puts the values of sealed fields where what may be shown of them is. A copy
+// of a request is for another service, to which they are nobody's business.
+func unseal(h http.Header, sealed []reqctx.SealedField, mirrored bool) {
+	for _, s := range sealed {
+		if mirrored {
+			delete(h, s.Name)
+			continue
+		}
+		values := slices.Clone(h[s.Name])
+		for at := len(values) - 1; at >= 0; at-- { // the client's own come first
+			if values[at] == s.Shown {
+				values[at] = s.Value.Reveal()
+				h[s.Name] = values
+				break
+			}
+		}
 	}
 }

@@ -38,6 +38,13 @@ func (v *Checker) Template(path, text string) {
 	}
 }
 
+// OutgoingTemplate checks a template of what goes to a service, which may name secrets.
+func (v *Checker) OutgoingTemplate(path, text string) {
+	if _, err := template.ParseOutgoing(text); err != nil {
+		v.Fail(path, "is not a template: %s", err.Error())
+	}
+}
+
 // FieldValue checks the value of a header field that is sent as it is.
 func (v *Checker) FieldValue(path, value string) {
 	if !header.IsValue(value) {

@@ -10,7 +10,8 @@ import (
 )
 
 // RequestHeaders changes header fields of requests before they go to the service.
-// Fields that belong to the connection or to the gateway cannot be changed.
+// Fields that belong to the connection or to the gateway cannot be changed. Values may
+// name secrets, such as {{ secret "backend" }}.
 type RequestHeaders struct {
 	Gate
 	HeaderChanges
@@ -37,14 +38,14 @@ type HeaderChanges struct {
 }
 
 func (h *RequestHeaders) Validate(path string, v *check.Checker) {
-	h.HeaderChanges.Validate(path, v, header.CheckRequest)
+	h.HeaderChanges.Validate(path, v, header.CheckRequest, v.OutgoingTemplate)
 }
 
 func (h *ResponseHeaders) Validate(path string, v *check.Checker) {
-	h.HeaderChanges.Validate(path, v, header.CheckResponse)
+	h.HeaderChanges.Validate(path, v, header.CheckResponse, v.Template)
 }
 
-func (h *HeaderChanges) Validate(path string, v *check.Checker, allowed func(name string) error) {
+func (h *HeaderChanges) Validate(path string, v *check.Checker, allowed func(name string) error, value func(path, text string)) {
 	if h.Remove == nil && h.Set == nil && h.Add == nil {
 		v.Fail(path, "must have at least one of remove, set and add")
 	}
@@ -72,7 +73,7 @@ func (h *HeaderChanges) Validate(path string, v *check.Checker, allowed func(nam
 			} else {
 				changed[canonical] = true
 			}
-			v.Template(at, kind.fields[name])
+			value(at, kind.fields[name])
 		}
 	}
 }

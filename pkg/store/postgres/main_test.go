@@ -123,7 +123,7 @@ var tables = []string{
 	"users", "sessions", "refresh_tokens", "api_keys", "api_key_secrets", "idempotency", "signing_keys",
 	"sealed_secrets", "audit_log", "ledger", "change_log", "replicas", "gateway_revisions", "gateway_current",
 	"acme_items", "acme_leases", "rate_limits", "quota_accounts", "quota_events",
-	"usage_minutes",
+	"usage_minutes", "secrets",
 }
 
 // contents is a digest of each table.

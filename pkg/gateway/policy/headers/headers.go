@@ -9,10 +9,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/respwriter"
 	"github.com/keywarden/keywarden/pkg/header"
+	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/template"
 )
@@ -23,15 +25,26 @@ type Config struct {
 	Set    map[string]string // in place of all values that are there
 	Add    map[string]string // beside them
 	Remove []string
+
+	// Secrets are those that values of requests may name; nil: none.
+	Secrets template.Secrets
 }
+
+// ErrSecret is the refusal when a secret that a field is made of cannot be had, or
+// cannot be sent. The request does not go to the service without it.
+var ErrSecret = problem.Define(problem.Unavailable, "gateway.secret_unavailable",
+	"A credential that the service has to be called with cannot be had right now.")
 
 // Request makes the step for the fields of requests. What it sets is what the
 // service gets, whatever the client sends: under another spelling of the name, or
 // as a field that is to be dropped on the way (Connection).
 func Request(c Config) (policy.Step, error) {
-	e, err := newEdits(c, header.CheckRequest)
+	e, err := newEdits(c, header.CheckRequest, template.ParseOutgoing)
 	if err != nil {
 		return policy.Step{}, err
+	}
+	if len(e.sealed) > 0 && c.Secrets == nil {
+		return policy.Step{}, fmt.Errorf("the field %q names a secret, and there are none", e.sealed[0].name)
 	}
 	return policy.Step{Apply: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -43,6 +56,10 @@ func Request(c Config) (policy.Step, error) {
 			dropConnection(changed.Header)
 			e.dropSpellings(changed.Header)
 			e.apply(changed.Header, r)
+			if err := e.applySealed(changed.Header, r, c.Secrets); err != nil {
+				policy.Refuse(w, r, "request_headers", ErrSecret.With(err).WithRetryAfter(time.Second))
+				return
+			}
 			next.ServeHTTP(w, &changed)
 		})
 	}}, nil
@@ -52,7 +69,7 @@ func Request(c Config) (policy.Step, error) {
 // the route itself. What the gateway answers in place of a service is left alone,
 // so that no failure is cached like an answer.
 func Response(c Config) (policy.Step, error) {
-	e, err := newEdits(c, header.CheckResponse)
+	e, err := newEdits(c, header.CheckResponse, parseShown)
 	if err != nil {
 		return policy.Step{}, err
 	}
@@ -66,6 +83,14 @@ type edits struct {
 	remove []string // in canonical form, as all names
 	set    []edit
 	add    []edit
+	sealed []sealedEdit
+}
+
+// sealedEdit is an edit whose value holds a secret.
+type sealedEdit struct {
+	name  string
+	add   bool
+	value *template.Outgoing
 }
 
 type edit struct {
@@ -74,7 +99,18 @@ type edit struct {
 	always []string // the value when it is the same for every request; shared
 }
 
-func newEdits(c Config, check func(name string) error) (*edits, error) {
+// parse reads the value of a field.
+type parse func(text string, more ...template.Function) (*template.Outgoing, error)
+
+// parseShown is for values that clients see: they cannot name a secret.
+func parseShown(text string, more ...template.Function) (*template.Outgoing, error) {
+	if _, err := template.Parse(text, more...); err != nil {
+		return nil, err
+	}
+	return template.ParseOutgoing(text, more...)
+}
+
+func newEdits(c Config, check func(name string) error, parse parse) (*edits, error) {
 	e := &edits{}
 	for _, name := range c.Remove {
 		if err := check(name); err != nil {
@@ -83,29 +119,36 @@ func newEdits(c Config, check func(name string) error) (*edits, error) {
 		e.remove = append(e.remove, http.CanonicalHeaderKey(name))
 	}
 	var err error
-	if e.set, err = newEditList(c.Set, check); err != nil {
+	if e.set, err = e.list(c.Set, false, check, parse); err != nil {
 		return nil, err
 	}
-	e.add, err = newEditList(c.Add, check)
+	e.add, err = e.list(c.Add, true, check, parse)
 	return e, err
 }
 
-// newEditList compiles the values, in the order of their names.
-func newEditList(fields map[string]string, check func(name string) error) ([]edit, error) {
+// list compiles the values, in the order of their names, and keeps those that hold
+// secrets apart.
+func (e *edits) list(fields map[string]string, add bool, check func(name string) error, parse parse) ([]edit, error) {
 	var list []edit
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		if err := check(name); err != nil {
 			return nil, fmt.Errorf("the field %q %w", name, err)
 		}
-		value, err := template.Parse(fields[name])
+		outgoing, err := parse(fields[name])
 		if err != nil {
 			return nil, fmt.Errorf("the field %q: %w", name, err)
 		}
-		e := edit{name: http.CanonicalHeaderKey(name), value: value}
-		if text, ok := value.Literal(); ok && text != "" {
-			e.always = []string{text}
+		canonical := http.CanonicalHeaderKey(name)
+		value, plain := outgoing.Plain()
+		if !plain {
+			e.sealed = append(e.sealed, sealedEdit{name: canonical, add: add, value: outgoing})
+			continue
 		}
-		list = append(list, e)
+		change := edit{name: canonical, value: value}
+		if text, ok := value.Literal(); ok && text != "" {
+			change.always = []string{text}
+		}
+		list = append(list, change)
 	}
 	return list, nil
 }
@@ -142,6 +185,27 @@ func (e *edits) apply(h http.Header, r *http.Request) {
 	}
 }
 
+// applySealed sets what may be shown of values that hold secrets, and leaves the
+// values to be put in their place when the request goes to the service: whatever
+// looks at the request until then, such as a cache, a mirror or the fields of the
+// answer, does not see them.
+func (e *edits) applySealed(h http.Header, r *http.Request, from template.Secrets) error {
+	for _, s := range e.sealed {
+		text, shown, err := s.value.Render(r, from)
+		if err != nil {
+			return fmt.Errorf("the field %s: %w", s.name, err)
+		}
+		if s.add {
+			h[s.name] = append(slices.Clip(h[s.name]), shown)
+		} else {
+			h[s.name] = []string{shown}
+		}
+		info := reqctx.From(r.Context())
+		info.Sealed = append(info.Sealed, reqctx.SealedField{Name: s.name, Shown: shown, Value: text})
+	}
+	return nil
+}
+
 // dropSpellings removes the fields that a server which turns names into variables
 // would take for one that is set or removed.
 func (e *edits) dropSpellings(h http.Header) {
@@ -154,7 +218,8 @@ func (e *edits) dropSpellings(h http.Header) {
 
 func (e *edits) owns(name string) bool {
 	same := func(other string) bool { return header.Same(name, other) }
-	return slices.ContainsFunc(e.remove, same) || slices.ContainsFunc(e.set, func(s edit) bool { return same(s.name) })
+	return slices.ContainsFunc(e.remove, same) || slices.ContainsFunc(e.set, func(s edit) bool { return same(s.name) }) ||
+		slices.ContainsFunc(e.sealed, func(s sealedEdit) bool { return !s.add && same(s.name) })
 }
 
 // dropConnection removes the fields that the client has declared to be for the

@@ -1,4 +1,4 @@
-package cli
+package operate
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/httpapi/usageapi"
 )
 
@@ -23,14 +24,14 @@ type usageQuery struct {
 }
 
 func (c *command) usage() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var q usageQuery
-	cmd := c.withOutput(&cobra.Command{
+	cmd := c.WithOutput(&cobra.Command{
 		Use:   "usage",
 		Short: "Say who uses what: requests, errors, bytes and latency",
 		Long: `Say who has used what of a running instance, in the last 24 hours if nothing else is
 asked for. --by tells apart by one or more of route, user, key, app and status.
-` + credentials + exitCodes,
+` + shell.WhoCalls + shell.ExitCodes,
 		Example: `  keywarden usage                               # by route
   keywarden usage --by user,key --from 7d --top 5
   keywarden usage --by status --only route=orders-api --from 2h --step minute
@@ -38,9 +39,9 @@ asked for. --by tells apart by one or more of route, user, key, app and status.
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			query, err := q.values(time.Now())
 			if err != nil {
-				return usageError{err}
+				return shell.Usage(err)
 			}
-			client, err := c.client(&r)
+			client, err := c.Client(&r)
 			if err != nil {
 				return err
 			}
@@ -48,10 +49,10 @@ asked for. --by tells apart by one or more of route, user, key, app and status.
 			if err != nil {
 				return err
 			}
-			return c.print(out, func(w io.Writer) { writeUsage(w, out) })
+			return c.Print(out, func(w io.Writer) { writeUsage(w, out) })
 		},
 	})
-	r.flags(cmd)
+	r.Flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&q.by, "by", "route", "what to tell apart, comma-separated: route, user, key, app, status; empty for the sum")
 	f.StringVar(&q.from, "from", "", "beginning: a time such as 2030-01-31T12:00:00Z, or how long ago, such as 2h or 7d")
@@ -183,7 +184,7 @@ func usageValues(g usageapi.Group) (list []usageValue) {
 		case *d.value == "":
 			list = append(list, usageValue{d.name, "-"})
 		default:
-			list = append(list, usageValue{d.name, printable(*d.value)})
+			list = append(list, usageValue{d.name, shell.Printable(*d.value)})
 		}
 	}
 	return list

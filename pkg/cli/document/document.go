@@ -1,4 +1,4 @@
-package cli
+package document
 
 import (
 	"context"
@@ -12,141 +12,39 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keywarden/keywarden/pkg/app"
 	"github.com/keywarden/keywarden/pkg/cli/adminclient"
+	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/httpapi/adminapi"
 	"github.com/keywarden/keywarden/pkg/problem"
-	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/spec/diff"
 )
 
-// Variables of the commands that speak to a running instance. A secret is never a
-// flag: flags are shown to everybody on the machine.
-const (
-	serverVar = "KEYWARDEN_SERVER"
-	tokenVar  = "KEYWARDEN_TOKEN"
-	apiKeyVar = "KEYWARDEN_API_KEY"
-
-	defaultServer = "http://127.0.0.1:8080"
-)
-
-// remoteTimeout bounds one question to a running instance.
-const remoteTimeout = time.Minute
-
-// exitCodes are the words about exit codes in the help of these commands.
-const exitCodes = `
-Exit codes: 0 ok, or no difference; 1 different, or refused; 2 the file or the
-command line is wrong; 3 the server cannot be reached, or lets this caller not in.`
-
-// credentials are the words about who calls in the help of these commands.
-const credentials = `
-The server is --server or KEYWARDEN_SERVER. Who calls is proven by an API key in
-KEYWARDEN_API_KEY, an access token in KEYWARDEN_TOKEN, or either of them in the file
-that --token-file names; it needs the scope config:read, and config:write to change
-something.
-`
-
-// remote is the way to a running instance.
-type remote struct {
-	server, tokenFile, caFile string
-}
-
-func (r *remote) flags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&r.server, "server", "", "URL of the running instance (env "+serverVar+", default "+defaultServer+")")
-	f.StringVar(&r.tokenFile, "token-file", "", "file with an API key or access token (or env "+apiKeyVar+" or "+tokenVar+")")
-	f.StringVar(&r.caFile, "ca-file", "", "PEM file with the authority of the server's certificate")
-}
-
-// client makes the client that the flags and the environment ask for.
-func (c *command) client(r *remote) (*adminclient.Client, error) {
-	server := r.server
-	if server == "" {
-		server, _ = c.sys.Lookup(serverVar)
-	}
-	if server == "" {
-		server = defaultServer
-	}
-	credential, err := c.credential(r.tokenFile)
-	if err != nil {
-		return nil, err
-	}
-	client, err := adminclient.New(adminclient.Options{Server: server, Credential: credential, CAFile: r.caFile, Timeout: remoteTimeout})
-	if err != nil {
-		return nil, usageError{err}
-	}
-	if client.Plain() {
-		_, _ = fmt.Fprintln(c.sys.Stderr, "keywarden: warning: the credential goes over the network unencrypted; use https")
-	}
-	return client, nil
-}
-
-// credential finds the one credential.
-func (c *command) credential(file string) (seal.Secret, error) {
-	var found []string
-	for _, name := range []string{apiKeyVar, tokenVar} {
-		if v, _ := c.sys.Lookup(name); v != "" {
-			found = append(found, v)
-		}
-	}
-	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return seal.Secret{}, usageError{fmt.Errorf("read --token-file: %w", err)}
-		}
-		found = []string{strings.TrimSpace(string(text))} // a flag wins over the environment
-	}
-	switch {
-	case len(found) > 1:
-		return seal.Secret{}, usageError{fmt.Errorf("both %s and %s are set; unset one of them", apiKeyVar, tokenVar)}
-	case len(found) == 0:
-		return seal.Secret{}, usageError{fmt.Errorf("no credential: set %s to an API key with the scope config:read (config:write for changes), or name a file with --token-file", apiKeyVar)}
-	case strings.ContainsFunc(found[0], func(r rune) bool { return r <= ' ' || r > '~' }) || found[0] == "":
-		return seal.Secret{}, usageError{errors.New("the credential is empty, or holds characters that no key or token has")}
-	}
-	return seal.NewSecret(found[0]), nil
-}
-
-// withArguments lets a command take so many arguments; see [strict].
-func withArguments(cmd *cobra.Command, least, most int) *cobra.Command {
-	cmd.Annotations = map[string]string{takesArguments: "yes"}
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < least:
-			return usageError{fmt.Errorf("%s is missing\nSee: %s --help", strings.Fields(cmd.Use)[1+len(args)], cmd.CommandPath())}
-		case len(args) > most:
-			return usageError{fmt.Errorf("unexpected argument %q\nSee: %s --help", args[most], cmd.CommandPath())}
-		}
-		return nil
-	}
-	return cmd
-}
-
-// document reads a gateway document from a file, "-" being standard input.
-func (c *command) document(name string) (spec.Document, []byte, error) {
-	input := c.sys.Stdin
+// Read reads a gateway document from a file, "-" being standard input, and returns
+// it with its text.
+func Read(sh *shell.Shell, name string) (spec.Document, []byte, error) {
+	input := sh.Sys.Stdin
 	if name == "-" {
 		name = "standard input"
 	} else {
 		file, err := os.Open(name)
 		if err != nil {
-			return spec.Document{}, nil, usageError{fmt.Errorf("read the gateway document: %w", err)}
+			return spec.Document{}, nil, shell.Usage(fmt.Errorf("read the gateway document: %w", err))
 		}
 		defer func() { _ = file.Close() }() // it is only read
 		input = file
 	}
 	text, err := io.ReadAll(io.LimitReader(input, spec.MaxBytes+1))
 	if err != nil {
-		return spec.Document{}, nil, usageError{fmt.Errorf("read the gateway document: %w", err)}
+		return spec.Document{}, nil, shell.Usage(fmt.Errorf("read the gateway document: %w", err))
 	}
 	doc, err := spec.Parse(name, text)
 	if err != nil {
-		return doc, nil, usageError{err}
+		return doc, nil, shell.Usage(err)
 	}
 	return doc, text, nil
 }
@@ -165,19 +63,19 @@ func inForce(ctx context.Context, client *adminclient.Client) ([]byte, string, e
 // ---- the commands
 
 func (c *command) diff() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var against string
-	cmd := withArguments(c.withOutput(&cobra.Command{
+	cmd := shell.WithArguments(c.WithOutput(&cobra.Command{
 		Use:   "diff FILE",
 		Short: "Say what a gateway document would change (exit 1 when something)",
 		Long: `Say what would change if the document of the file, or of standard input with -,
 became the one in force. Nothing is changed.
-` + credentials + exitCodes,
+` + shell.WhoCalls + shell.ExitCodes,
 		Example: `  keywarden config diff gateway.yaml
   keywarden config diff gateway.yaml --against last-week.yaml   # asks no server
   git show main:gateway.yaml | keywarden config diff - --against gateway.yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			doc, _, err := c.document(args[0])
+			doc, _, err := Read(c.Shell, args[0])
 			if err != nil {
 				return err
 			}
@@ -196,25 +94,25 @@ became the one in force. Nothing is changed.
 			if err := c.printDiff(changes); err != nil || len(changes) == 0 {
 				return err
 			}
-			return exitError{code: exitFailure}
+			return shell.Exit(shell.ExitFailure)
 		},
 	}), 1, 1)
-	r.flags(cmd)
+	r.Flags(cmd)
 	cmd.Flags().StringVar(&against, "against", "server", "what to compare with: server, or another file")
 	return cmd
 }
 
 // against is the canonical form of what a document is compared with.
-func (c *command) against(ctx context.Context, r *remote, against string) ([]byte, error) {
+func (c *command) against(ctx context.Context, r *shell.Remote, against string) ([]byte, error) {
 	if against == "server" {
-		client, err := c.client(r)
+		client, err := c.Client(r)
 		if err != nil {
 			return nil, err
 		}
 		text, _, err := inForce(ctx, client)
 		return text, err
 	}
-	doc, _, err := c.document(against)
+	doc, _, err := Read(c.Shell, against)
 	if err != nil {
 		return nil, err
 	}
@@ -222,25 +120,25 @@ func (c *command) against(ctx context.Context, r *remote, against string) ([]byt
 }
 
 func (c *command) apply() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var message, ifMatch string
 	var dryRun bool
-	cmd := withArguments(c.withOutput(&cobra.Command{
+	cmd := shell.WithArguments(c.WithOutput(&cobra.Command{
 		Use:   "apply FILE",
 		Short: "Make a gateway document the one in force",
 		Long: `Make the document of the file, or of standard input with -, the one in force, where
 the database is its source (gateway.source). It is refused as a whole when anything
 in it is not valid, or when somebody else changed the document meanwhile.
-` + credentials + exitCodes,
+` + shell.WhoCalls + shell.ExitCodes,
 		Example: `  keywarden config apply gateway.yaml --message "orders: two more targets"
   keywarden config apply gateway.yaml --dry-run
   keywarden config apply gateway.yaml --if-match 5f2c…   # only on top of what was reviewed`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, text, err := c.document(args[0])
+			_, text, err := Read(c.Shell, args[0])
 			if err != nil {
 				return err
 			}
-			client, err := c.client(&r)
+			client, err := c.Client(&r)
 			if err != nil {
 				return err
 			}
@@ -259,7 +157,7 @@ in it is not valid, or when somebody else changed the document meanwhile.
 			return c.printOutcome(out, args[0])
 		},
 	}), 1, 1)
-	r.flags(cmd)
+	r.Flags(cmd)
 	cmd.Flags().StringVarP(&message, "message", "m", "", "why, for those who read the history")
 	cmd.Flags().StringVar(&ifMatch, "if-match", "", "digest that the document in force must have; default is the one it has now")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change")
@@ -267,21 +165,21 @@ in it is not valid, or when somebody else changed the document meanwhile.
 }
 
 func (c *command) export() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var form string
-	cmd := withArguments(&cobra.Command{
+	cmd := shell.WithArguments(&cobra.Command{
 		Use:   "export",
 		Short: "Print the gateway document in force",
 		Long: `Print the document in force in its canonical form, with every default spelled out.
 What it prints can be applied again.
-` + credentials + exitCodes,
+` + shell.WhoCalls + shell.ExitCodes,
 		Example: `  keywarden config export > gateway.yaml
   keywarden config export --output json | jq '.routes[].name'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if form != "yaml" && form != "json" {
-				return usageError{fmt.Errorf("--output is %q, must be yaml or json", form)}
+				return shell.Usage(fmt.Errorf("--output is %q, must be yaml or json", form))
 			}
-			client, err := c.client(&r)
+			client, err := c.Client(&r)
 			if err != nil {
 				return err
 			}
@@ -289,30 +187,30 @@ What it prints can be applied again.
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(c.sys.Stdout, strings.TrimSuffix(string(text), "\n"))
+			_, err = fmt.Fprintln(c.Sys.Stdout, strings.TrimSuffix(string(text), "\n"))
 			return err
 		},
 	}, 0, 0)
-	r.flags(cmd)
+	r.Flags(cmd)
 	cmd.Flags().StringVarP(&form, "output", "o", "yaml", "form of the output: yaml or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"yaml", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 func (c *command) revisions() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var limit int
-	cmd := c.withOutput(&cobra.Command{
+	cmd := c.WithOutput(&cobra.Command{
 		Use:   "revisions",
 		Short: "List the newest revisions of the gateway document",
 		Long: `List the newest revisions of the document, newest first.
-` + credentials + exitCodes,
+` + shell.WhoCalls + shell.ExitCodes,
 		Example: `  keywarden config revisions --limit 5`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 1 || limit > 1000 {
-				return usageError{errors.New("--limit must be from 1 to 1000")}
+				return shell.Usage(errors.New("--limit must be from 1 to 1000"))
 			}
-			client, err := c.client(&r)
+			client, err := c.Client(&r)
 			if err != nil {
 				return err
 			}
@@ -320,17 +218,17 @@ func (c *command) revisions() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(list, func(w io.Writer) {
+			return c.Print(list, func(w io.Writer) {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 				_, _ = fmt.Fprintln(t, "REVISION\tTIME\tDIGEST\tAUTHOR\tMESSAGE")
 				for _, v := range list {
-					_, _ = fmt.Fprintf(t, "%d\t%s\t%.12s\t%s\t%s\n", v.Number, v.At.UTC().Format(time.RFC3339), v.Digest, printable(v.AuthorID), printable(v.Message))
+					_, _ = fmt.Fprintf(t, "%d\t%s\t%.12s\t%s\t%s\n", v.Number, v.At.UTC().Format(time.RFC3339), v.Digest, shell.Printable(v.AuthorID), shell.Printable(v.Message))
 				}
 				_ = t.Flush()
 			})
 		},
 	})
-	r.flags(cmd)
+	r.Flags(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 20, "how many")
 	return cmd
 }
@@ -353,24 +251,24 @@ func newest(ctx context.Context, client *adminclient.Client, limit int) ([]admin
 }
 
 func (c *command) rollback() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var message string
 	var dryRun bool
-	cmd := withArguments(c.withOutput(&cobra.Command{
+	cmd := shell.WithArguments(c.WithOutput(&cobra.Command{
 		Use:   "rollback REVISION",
 		Short: "Make the gateway document of an earlier revision the one in force again",
 		Long: `Make the content of an earlier revision the document in force again, as a new
 revision. The history stays.
-` + credentials + exitCodes,
+` + shell.WhoCalls + shell.ExitCodes,
 		Example: `  keywarden config revisions
   keywarden config rollback 41 --dry-run
   keywarden config rollback 41 --message "42 broke the checkout"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			number, err := strconv.ParseInt(args[0], 10, 64)
 			if err != nil || number < 1 {
-				return usageError{fmt.Errorf("%q is not the number of a revision; list them with keywarden config revisions", args[0])}
+				return shell.Usage(fmt.Errorf("%q is not the number of a revision; list them with keywarden config revisions", args[0]))
 			}
-			client, err := c.client(&r)
+			client, err := c.Client(&r)
 			if err != nil {
 				return err
 			}
@@ -385,17 +283,17 @@ revision. The history stays.
 			return c.printOutcome(out, "revision "+args[0])
 		},
 	}), 1, 1)
-	r.flags(cmd)
+	r.Flags(cmd)
 	cmd.Flags().StringVarP(&message, "message", "m", "", "why, for those who read the history")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change")
 	return cmd
 }
 
 func (c *command) explainRequest() *cobra.Command {
-	var r remote
+	var r shell.Remote
 	var file, as, client string
 	var headers []string
-	cmd := withArguments(c.withOutput(&cobra.Command{
+	cmd := shell.WithArguments(c.WithOutput(&cobra.Command{
 		Use:   "explain METHOD URL",
 		Short: "Say what would become of a request (exit 1 when it would be refused)",
 		Long: `Say which route a request would match, and what each policy says of it and why. No
@@ -403,13 +301,13 @@ backend is called. With --file a document that nobody serves is asked, and no se
 
 Who calls is --as: anonymous, user:ROLE, or key:SCOPE,SCOPE with the scopes that the
 key has in effect.
-` + credentials + exitCodes,
-		Example: `  keywarden config explain GET https://api.example.com/orders/7 --as key:orders:read
-  keywarden config explain POST /orders --file gateway.yaml --header 'X-Canary: yes' --as user:operator`,
+` + shell.WhoCalls + shell.ExitCodes,
+		Example: `  keywarden config shell.Explain GET https://api.example.com/orders/7 --as key:orders:read
+  keywarden config shell.Explain POST /orders --file gateway.yaml --header 'X-Canary: yes' --as user:operator`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := described(args[0], args[1], as, client, headers)
 			if err != nil {
-				return usageError{err}
+				return shell.Usage(err)
 			}
 			explainer, done, err := c.explainer(&r, file)
 			if err != nil {
@@ -418,18 +316,18 @@ key has in effect.
 			defer done()
 			out, err := explainer.Explain(cmd.Context(), in)
 			if errors.Is(err, problem.ErrInvalid) {
-				return usageError{err}
+				return shell.Usage(err)
 			}
 			if err != nil {
 				return err
 			}
-			if err := c.print(out, func(w io.Writer) { writeExplanation(w, out) }); err != nil || out.Allowed {
+			if err := c.Print(out, func(w io.Writer) { writeExplanation(w, out) }); err != nil || out.Allowed {
 				return err
 			}
-			return exitError{code: exitFailure}
+			return shell.Exit(shell.ExitFailure)
 		},
 	}), 2, 2)
-	r.flags(cmd)
+	r.Flags(cmd)
 	cmd.Flags().StringVar(&file, "file", "", "explain by this gateway document, without a server")
 	cmd.Flags().StringVar(&as, "as", "anonymous", "who calls: anonymous, user:ROLE or key:SCOPE,SCOPE")
 	cmd.Flags().StringVar(&client, "client", "", "address of the caller; default is your own, or 127.0.0.1 with --file")
@@ -438,18 +336,18 @@ key has in effect.
 }
 
 // explainer is the server, or a document that nobody serves.
-func (c *command) explainer(r *remote, file string) (adminapi.Explainer, func(), error) {
+func (c *command) explainer(r *shell.Remote, file string) (adminapi.Explainer, func(), error) {
 	if file == "" {
-		client, err := c.client(r)
+		client, err := c.Client(r)
 		return client, func() {}, err
 	}
-	doc, _, err := c.document(file)
+	doc, _, err := Read(c.Shell, file)
 	if err != nil {
 		return nil, nil, err
 	}
 	explainer, done, err := app.Offline(doc)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("%s: %w", file, err)}
+		return nil, nil, shell.Usage(fmt.Errorf("%s: %w", file, err))
 	}
 	return explainer, done, nil
 }
@@ -492,7 +390,7 @@ type difference struct {
 }
 
 func (c *command) printDiff(changes []diff.Change) error {
-	return c.print(difference{Changed: len(changes) > 0, Diff: append([]diff.Change{}, changes...)}, func(w io.Writer) {
+	return c.Print(difference{Changed: len(changes) > 0, Diff: append([]diff.Change{}, changes...)}, func(w io.Writer) {
 		if len(changes) == 0 {
 			_, _ = fmt.Fprintln(w, "There is no difference.")
 			return
@@ -504,7 +402,7 @@ func (c *command) printDiff(changes []diff.Change) error {
 // printOutcome says what became of a change, or would. A dry run that finds
 // violations is an error.
 func (c *command) printOutcome(out adminapi.Outcome, source string) error {
-	err := c.print(out, func(w io.Writer) {
+	err := c.Print(out, func(w io.Writer) {
 		if !out.Valid {
 			return // the error says it
 		}
@@ -535,13 +433,13 @@ func located(err error, file string) error {
 	list := &spec.Violations{Source: file}
 	for _, f := range refused.Errors {
 		list.List = append(list.List, spec.Violation{
-			Place: spec.Place{Path: f.Field, Line: f.Line, Column: f.Column}, Detail: printable(f.Detail),
+			Place: spec.Place{Path: f.Field, Line: f.Line, Column: f.Column}, Detail: shell.Printable(f.Detail),
 		})
 	}
 	if len(list.List) == 0 {
 		return err
 	}
-	return usageError{list}
+	return shell.Usage(list)
 }
 
 // Colours of changes on a terminal (ECMA-48).
@@ -563,23 +461,23 @@ func (c *command) writeDiff(w io.Writer, changes []diff.Change, more int) {
 			mark, code = "-", red
 		case diff.Changed:
 		}
-		title := strings.TrimSpace(strings.ReplaceAll(string(ch.Object), "_", " ") + " " + printable(ch.Name))
+		title := strings.TrimSpace(strings.ReplaceAll(string(ch.Object), "_", " ") + " " + shell.Printable(ch.Name))
 		if ch.Object == diff.Order {
-			title = "order of " + printable(ch.Name)
+			title = "order of " + shell.Printable(ch.Name)
 		}
 		_, _ = fmt.Fprintln(w, colour(code, mark+" "+title))
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, f := range ch.Fields {
-			text := printable(f.Before) + " -> " + printable(f.After)
+			text := shell.Printable(f.Before) + " -> " + shell.Printable(f.After)
 			switch {
 			case f.Before == "":
-				text = printable(f.After)
+				text = shell.Printable(f.After)
 			case f.After == "" && ch.Kind == diff.Changed:
-				text = printable(f.Before) + " -> (gone)"
+				text = shell.Printable(f.Before) + " -> (gone)"
 			case f.After == "":
-				text = printable(f.Before)
+				text = shell.Printable(f.Before)
 			}
-			_, _ = fmt.Fprintf(t, "    %s\t%s\n", printable(f.Path), text)
+			_, _ = fmt.Fprintf(t, "    %s\t%s\n", shell.Printable(f.Path), text)
 		}
 		_ = t.Flush()
 		if ch.More > 0 {
@@ -593,13 +491,13 @@ func (c *command) writeDiff(w io.Writer, changes []diff.Change, more int) {
 
 // onTerminal reports whether colours are welcome (https://no-color.org).
 func (c *command) onTerminal() bool {
-	if v, _ := c.sys.Lookup("NO_COLOR"); v != "" {
+	if v, _ := c.Sys.Lookup("NO_COLOR"); v != "" {
 		return false
 	}
-	if v, _ := c.sys.Lookup("TERM"); v == "dumb" {
+	if v, _ := c.Sys.Lookup("TERM"); v == "dumb" {
 		return false
 	}
-	file, ok := c.sys.Stdout.(*os.File)
+	file, ok := c.Sys.Stdout.(*os.File)
 	if !ok {
 		return false
 	}
@@ -607,21 +505,11 @@ func (c *command) onTerminal() bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// printable keeps text of others from steering the terminal.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
-}
-
 func writeExplanation(w io.Writer, out adminapi.ExplainResult) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
-			_, _ = fmt.Fprintf(t, "%s\t%s\n", name, printable(value))
+			_, _ = fmt.Fprintf(t, "%s\t%s\n", name, shell.Printable(value))
 		}
 	}
 	line("route", out.Route)
@@ -642,7 +530,7 @@ func writeExplanation(w io.Writer, out adminapi.ExplainResult) {
 		if v.When != "" {
 			why = strings.TrimSpace("when " + v.When + " " + why)
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", printable(v.Policy), printable(v.Mode), printable(v.Verdict), printable(why))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", shell.Printable(v.Policy), shell.Printable(v.Mode), shell.Printable(v.Verdict), shell.Printable(why))
 	}
 	_ = t.Flush()
 }
@@ -655,66 +543,3 @@ func refusal(r *adminapi.ExplainRefusal) string {
 }
 
 // ---- how it ends
-
-// Codes of an answer that is not the admin API's: it has another host or listener.
-const (
-	codeNoRoute     = "gateway.no_route"
-	codeNothingHere = "request.nothing_here"
-)
-
-// explainRemote is the text of a refusal of the server: what it said, what is
-// wrong, and what to do next.
-func explainRemote(refused *adminclient.Error) string {
-	var b strings.Builder
-	b.WriteString(printable(refused.Error()))
-	for _, f := range refused.Errors {
-		_, _ = fmt.Fprintf(&b, "\n  %s %s", printable(f.Field), printable(f.Detail))
-	}
-	switch refused.Code {
-	case "config.changed", "config.exists":
-		b.WriteString("\nSomebody else changed it. Look at keywarden config diff, and apply again.")
-	case "config.unknown_revision":
-		b.WriteString("\nList them with keywarden config revisions.")
-	case "auth.missing", "auth.key_invalid", "auth.token_invalid", "auth.method_not_accepted":
-		b.WriteString("\nMake a key with the scope config:read, and config:write for changes, and set " + apiKeyVar + ".")
-	case codeNoRoute, codeNothingHere:
-		b.WriteString("\nThe admin API is not on this address or host; set --server or " + serverVar + ".")
-	}
-	if refused.RequestID != "" && refused.Status >= http.StatusInternalServerError {
-		b.WriteString("\nRequest id: " + printable(refused.RequestID))
-	}
-	return b.String()
-}
-
-// exitOf is the exit code of an error of a command that asked a server.
-func exitOf(err error) (int, bool) {
-	var refused *adminclient.Error
-	var coded exitError
-	switch {
-	case errors.As(err, &coded):
-		return coded.code, true
-	case errors.Is(err, adminclient.ErrUnreachable):
-		return exitRemote, true
-	case errors.As(err, &refused):
-		switch refused.Status {
-		case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-			return exitUsage, true
-		case http.StatusNotFound:
-			if refused.Code == codeNoRoute || refused.Code == codeNothingHere {
-				return exitRemote, true
-			}
-			return exitFailure, true
-		case http.StatusConflict, http.StatusPreconditionFailed:
-			return exitFailure, true
-		}
-		return exitRemote, true
-	}
-	return 0, false
-}
-
-// exitError ends the program with a code of its own and says nothing: what there is
-// to say is on standard output.
-type exitError struct{ code int }
-
-// Error implements error.
-func (e exitError) Error() string { return "exit code " + strconv.Itoa(e.code) }
