@@ -16,7 +16,7 @@ var _ kvm.Store = (*Store)(nil)
 // database: pages go on where the one before has ended.
 const (
 	secretColumns = `environment, name, version, key_id, created_at, updated_at`
-	orderOfSecrets   = ` ORDER BY environment COLLATE "C", name COLLATE "C" LIMIT `
+	kvmOrder      = ` ORDER BY environment COLLATE "C", name COLLATE "C" LIMIT `
 )
 
 func secretDest(e *kvm.Entry) []any {
@@ -40,7 +40,7 @@ func (s *Store) ListSecrets(ctx context.Context, f kvm.Filter) ([]kvm.Entry, err
 		return nil, nil
 	}
 	w := secretsWhere(f)
-	rows, err := s.pool.Query(ctx, `SELECT `+secretColumns+` FROM secrets`+w.sql()+orderOfSecrets+w.arg(f.Limit), w.args...)
+	rows, err := s.pool.Query(ctx, `SELECT `+secretColumns+` FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -108,7 +108,7 @@ func (s *Store) DeleteSecret(ctx context.Context, environment, name string, c ch
 func (s *Store) SecretsNotUnder(ctx context.Context, keyID string, f kvm.Filter) ([]kvm.Row, error) {
 	w := secretsWhere(f)
 	w.add(`key_id <> ?`, keyID)
-	rows, err := s.pool.Query(ctx, `SELECT `+secretColumns+`, sealed FROM secrets`+w.sql()+orderOfSecrets+w.arg(f.Limit), w.args...)
+	rows, err := s.pool.Query(ctx, `SELECT `+secretColumns+`, sealed FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
 	if err != nil {
 		return nil, unavailable(err)
 	}
