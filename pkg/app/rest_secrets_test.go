@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/keywarden/keywarden/pkg/app/apptest"
+	"github.com/keywarden/keywarden/pkg/kvm"
 )
 
 // secretDocument leads to url with a secret, and says in its answers what may be
@@ -97,4 +98,11 @@ func TestSecretsAreShownToServicesAlone(t *testing.T) {
 	one.Want(t, http.StatusUnsupportedMediaType, "PUT", path, object{"value": "x"}, admin.With("Content-Type", "text/plain")...)
 	one.Want(t, http.StatusBadRequest, "DELETE", path+"?environment=no+where", nil, admin.Auth()...)
 	one.Want(t, http.StatusNotFound, "DELETE", path, nil, admin.Auth()...)
+
+	_, err := apptest.Connect(t, one.DatabaseURL).Exec(t.Context(), `INSERT INTO secrets (environment, name, version, sealed, key_id)
+		SELECT 'full', 's' || n, 1, 'sealed', 'none' FROM generate_series(1, $1) n`, kvm.MaxSecrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.Want(t, http.StatusConflict, "PUT", path, object{"value": "x"}, admin.Auth()...)
 }
