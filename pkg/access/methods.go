@@ -3,7 +3,6 @@ package access
 import (
 	"errors"
 	"net/http"
-	"net/netip"
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -18,6 +17,10 @@ const (
 	MethodToken       Methods = 1 << iota // access token (JWT) as bearer
 	MethodKey                             // API key in X-API-Key or as bearer
 	MethodCertificate                     // TLS certificate of the client
+
+	// MethodAppKey is accepted beside MethodKey where the key may be that of an app:
+	// only where it is looked at what the grant of the app opens.
+	MethodAppKey
 )
 
 // AnyMethod accepts every way in which accounts prove who they are. A certificate
@@ -49,6 +52,8 @@ var (
 		"The caller does not hold the scope that this call needs.")
 	ErrUserOnly = problem.Define(problem.Forbidden, "access.user_only",
 		"This call is for a signed-in user; an API key cannot make it.")
+	ErrAppKey = problem.Define(problem.Forbidden, "access.app_key",
+		"The API key of an app opens the products that the app is subscribed to, and nothing else.")
 	ErrKeyOnly = problem.Define(problem.Forbidden, "access.key_only",
 		"This call is for an API key.")
 )
@@ -94,12 +99,17 @@ func (a *Authenticator) Authenticate(r *http.Request, accept Methods) (*Principa
 	}
 	var p *Principal
 	if method == MethodKey {
-		p, err = a.keys.VerifyKey(r.Context(), credential, clientOf(r))
+		info := reqctx.From(r.Context())
+		info.Path = r.URL.Path
+		p, err = a.keys.VerifyKey(r.Context(), credential, info.Client)
 	} else {
 		p, err = a.tokens.VerifyToken(r.Context(), credential)
 	}
 	if err != nil {
 		return nil, a.challenged(err)
+	}
+	if p != nil && p.App != "" && accept&MethodAppKey == 0 {
+		return nil, ErrAppKey
 	}
 	return p, nil
 }
@@ -153,8 +163,6 @@ func (a *Authenticator) challenged(err error) error {
 		return p.WithChallenge(a.challenge + `, error="invalid_token"`)
 	}
 }
-
-func clientOf(r *http.Request) netip.Addr { return reqctx.From(r.Context()).Client }
 
 // Require returns nil when p holds scope, else a 403 problem that names it.
 func Require(p *Principal, scope string) error {

@@ -31,6 +31,11 @@ type Principal struct {
 	SessionID string   // for KindUser
 	KeyID     string   // for KindKey: the key's identifier (UUID)
 	KeyName   string   // for KindKey; for KindCertificate the name in it
+
+	// App is the app (UUID) that a key belongs to, empty for none; Grant is what it may
+	// reach then. Such a key reaches nothing else, whatever its scopes.
+	App   string
+	Grant *Grant
 }
 
 // Has reports whether p holds scope.

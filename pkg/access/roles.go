@@ -35,6 +35,13 @@ const (
 	ScopeKeysAdmin    = "keys:admin"   // reach the keys of every user
 	ScopeConfigRead   = "config:read"  // see the gateway: its document, state and decisions
 	ScopeConfigWrite  = "config:write" // change the gateway document
+	ScopeAlertsRead   = "alerts:read"  // see alerts, their rules and channels
+	ScopeAlertsWrite  = "alerts:write" // change rules and channels, and silence alerts
+
+	ScopeAppsRead     = "apps:read"     // see the own apps and their subscriptions
+	ScopeAppsWrite    = "apps:write"    // make and change them
+	ScopeCatalogRead  = "catalog:read"  // see all products, plans, apps and subscriptions
+	ScopeCatalogWrite = "catalog:write" // change them, and decide about subscriptions
 )
 
 var scopePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)*$`)
@@ -53,7 +60,10 @@ type Roles struct{ scopes map[Role][]string }
 
 // privileged are the scopes of the platform that not every user may hold.
 func privileged() []string {
-	return []string{ScopeUsersRead, ScopeUsersWrite, ScopeAuditRead, ScopeKeysAdmin, ScopeConfigRead, ScopeConfigWrite}
+	return []string{
+		ScopeUsersRead, ScopeUsersWrite, ScopeAuditRead, ScopeKeysAdmin, ScopeConfigRead, ScopeConfigWrite,
+		ScopeCatalogRead, ScopeCatalogWrite, ScopeAlertsRead, ScopeAlertsWrite,
+	}
 }
 
 // NewRoles makes the table. extra adds backend scopes to the user role, so that
@@ -62,7 +72,7 @@ func privileged() []string {
 // privileged scope of the platform in extra is an error: it would make every user
 // an admin or an operator.
 func NewRoles(extra []string) (Roles, error) {
-	user := []string{ScopeProfileRead, ScopeProfileWrite, ScopeKeysRead, ScopeKeysWrite, ScopeUsageRead}
+	user := []string{ScopeProfileRead, ScopeProfileWrite, ScopeKeysRead, ScopeKeysWrite, ScopeUsageRead, ScopeAppsRead, ScopeAppsWrite}
 	for _, s := range extra {
 		switch {
 		case !ValidScope(s):
@@ -74,8 +84,8 @@ func NewRoles(extra []string) (Roles, error) {
 	}
 	return Roles{scopes: map[Role][]string{
 		RoleUser:     scopeSet(user),
-		RoleViewer:   scopeSet(user, ScopeConfigRead),
-		RoleOperator: scopeSet(user, ScopeConfigRead, ScopeConfigWrite),
+		RoleViewer:   scopeSet(user, ScopeConfigRead, ScopeCatalogRead, ScopeAlertsRead),
+		RoleOperator: scopeSet(user, ScopeConfigRead, ScopeConfigWrite, ScopeCatalogRead, ScopeCatalogWrite, ScopeAlertsRead, ScopeAlertsWrite),
 		RoleAdmin:    {Wildcard},
 	}}, nil
 }

@@ -74,12 +74,13 @@ func TestUnknownRolesHoldNothing(t *testing.T) {
 
 func TestRolesHoldWhatTheyShould(t *testing.T) {
 	roles := newRoles(t, "orders:read", "orders:read")
-	want := []string{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"}
+	want := []string{"apps:read", "apps:write", "keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"}
 	if diff := cmp.Diff(want, roles.Scopes(access.RoleUser)); diff != "" {
 		t.Errorf("user (-want +got):\n%s", diff)
 	}
-	for role, more := range map[access.Role][]string{"viewer": {"config:read"}, "operator": {"config:read", "config:write"}} {
-		if diff := cmp.Diff(append(slices.Clone(more), want...), roles.Scopes(role)); diff != "" {
+	viewer := []string{"alerts:read", "catalog:read", "config:read"}
+	for role, more := range map[access.Role][]string{"viewer": viewer, "operator": append(viewer, "alerts:write", "catalog:write", "config:write")} {
+		if diff := cmp.Diff(slices.Sorted(slices.Values(slices.Concat(more, want))), roles.Scopes(role)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", role, diff)
 		}
 	}

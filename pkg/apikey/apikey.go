@@ -37,6 +37,9 @@ var (
 	ErrRevoked     = problem.Define(problem.Conflict, "apikey.revoked", "This API key is revoked and cannot be changed any more.")
 	ErrIdempotency = problem.Define(problem.Unprocessable, "request.idempotency_mismatch",
 		"This Idempotency-Key was used for a different request.")
+
+	// ErrApp is one wrong field: an app of somebody else does not exist.
+	ErrApp = problem.ErrInvalid.WithField("app", "is not an app of yours")
 )
 
 // Bounds of input.
@@ -65,6 +68,14 @@ type Key struct {
 	UpdatedAt  time.Time
 	RevokedAt  *time.Time
 	LastUsedAt *time.Time // to the minute
+	App        string     `json:",omitempty"` // UUID of the app that the key belongs to for good; empty for none
+
+	// QuarantinedAt is when somebody who held the key reported it as leaked: it is refused
+	// until a rotation or an admin lifts that. QuarantineNote is what they said.
+	QuarantinedAt  *time.Time `json:",omitempty"`
+	QuarantineNote string     `json:",omitempty"`
+
+	Canary bool `json:",omitempty"` // a trap: it authenticates nobody, and every use raises an alarm
 }
 
 // Secret is one stored version of a key's secret. A key has one that is current
@@ -90,6 +101,7 @@ type Idempotent struct {
 // Filter selects keys for a list, newest first.
 type Filter struct {
 	UserID         string
+	App            string // only keys of this app; empty for all
 	IncludeRevoked bool
 	Before         string // only keys with a smaller id
 	Limit          int
@@ -108,11 +120,13 @@ type Patch struct {
 // committed with their audit entry and event, or not at all.
 type Store interface {
 	// InsertKey stores a key with its secret. It returns ErrTooMany when the
-	// user has max live keys, counted under a lock. When i.Token was used before
-	// it stores nothing and returns what was kept.
+	// user has max live keys, counted under a lock, and ErrApp when k.App is not an
+	// app of the user. When i.Token was used before it stores nothing and returns
+	// what was kept.
 	InsertKey(ctx context.Context, k Key, s Secret, max int, i Idempotent, c changes.Change) (kept *Idempotent, err error)
 	// RotateKey adds the secret, lets older ones end at graceEnd or earlier, and
-	// returns the key after it; ErrNotFound, ErrRevoked; kept as in InsertKey.
+	// returns the key after it; ErrNotFound, ErrRevoked; kept as in InsertKey. Of a
+	// key in quarantine older secrets end now, and it is in quarantine no longer.
 	RotateKey(ctx context.Context, id string, s Secret, lastFour string, now, graceEnd time.Time, i Idempotent, c changes.Change) (Key, *Idempotent, error)
 	// Key returns ErrNotFound for unknown and malformed identifiers.
 	Key(ctx context.Context, id string) (Key, error)
@@ -152,6 +166,8 @@ type Request struct {
 	ExpiresAt  *time.Time
 	ExpiresIn  time.Duration // instead of ExpiresAt, so that a repeated request means the same; 0 for none
 	AllowedIPs []string
+	App        string `json:",omitempty"` // id of an app of the owner; empty for none
+	Canary     bool   `json:",omitempty"` // a trap; see [Key.Canary]
 }
 
 // expiry is when the key ends; nil for never.
@@ -190,7 +206,7 @@ func (s *Service) Create(ctx context.Context, owner string, role access.Role, r 
 	m := Minted{Secret: key, Key: Key{
 		ID: id.String(), PublicID: publicID, UserID: owner, Name: r.Name, Env: r.Env,
 		Prefix: s.Prefix + "_" + string(r.Env) + "_" + publicID, LastFour: lastFour(key),
-		Scopes: r.Scopes, AllowedIPs: allowed, ExpiresAt: r.expiry(now), CreatedAt: now, UpdatedAt: now,
+		Scopes: r.Scopes, AllowedIPs: allowed, ExpiresAt: r.expiry(now), CreatedAt: now, UpdatedAt: now, App: r.App, Canary: r.Canary,
 	}}
 	keep, err := s.keep(idempotency, owner, "create", r, m, now)
 	if err != nil {
@@ -200,6 +216,12 @@ func (s *Service) Create(ctx context.Context, owner string, role access.Role, r 
 		Audit: audit.New(ctx, audit.KeyCreated, "apikey", m.Key.ID).With("owner", owner).With("scopes", strings.Join(r.Scopes, " ")),
 		// Somebody may have tried this id before it existed.
 		Event: changes.Event{Kind: changes.KeyChanged, Subject: publicID},
+	}
+	if r.App != "" {
+		c.Audit = c.Audit.With("app", r.App)
+	}
+	if r.Canary {
+		c.Audit = c.Audit.With("canary", "true")
 	}
 	kept, err := s.Store.InsertKey(ctx, m.Key, secret, s.MaxPerUser, keep, c)
 	if err != nil {
@@ -266,7 +288,9 @@ func (s *Service) Update(ctx context.Context, owner, id string, role access.Role
 }
 
 // Rotate gives a key of the owner a new secret. The old one keeps working for
-// grace, which may be zero. The key's id, limits and history stay.
+// grace, which may be zero. The key's id, limits and history stay. Of a key in
+// quarantine the old secret is the leaked one: it ends at once, and the quarantine
+// with it.
 func (s *Service) Rotate(ctx context.Context, owner, id string, grace time.Duration, idempotency string) (Minted, error) {
 	if grace < 0 || grace > maxGrace {
 		return Minted{}, problem.ErrInvalid.WithField("grace_seconds", "must be between 0 and %d", int(maxGrace/time.Second))
@@ -281,9 +305,13 @@ func (s *Service) Rotate(ctx context.Context, owner, id string, grace time.Durat
 	if err != nil {
 		return Minted{}, err
 	}
-	k.LastFour, k.UpdatedAt = lastFour(key), now
+	asked := grace // a repeated request means the same, whatever became of the key
+	if k.QuarantinedAt != nil {
+		grace = 0
+	}
+	k.LastFour, k.UpdatedAt, k.QuarantinedAt, k.QuarantineNote = lastFour(key), now, nil, ""
 	m := Minted{Key: k, Secret: key}
-	keep, err := s.keep(idempotency, k.UserID, "rotate "+id, grace, m, now)
+	keep, err := s.keep(idempotency, k.UserID, "rotate "+id, asked, m, now)
 	if err != nil {
 		return Minted{}, err
 	}

@@ -3,6 +3,8 @@ package apikey
 import (
 	"crypto/rand"
 	"hash/crc32"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/seal"
@@ -97,6 +99,12 @@ func parse(prefix, key string) (id string, ok bool) {
 		return "", false
 	}
 	return body[:idLength], true
+}
+
+// Pattern is a regular expression (RE2, PCRE) for what has the form of a key with the
+// prefix. It says nothing about what stands before and after, nor about the check.
+func Pattern(prefix string) string {
+	return regexp.QuoteMeta(prefix) + "_(?:live|test)_[0-9A-Za-z]{" + strconv.Itoa(bodyLength) + "}"
 }
 
 // checksum is CRC-32 (IEEE) of s, without a copy of s.

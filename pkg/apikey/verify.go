@@ -25,6 +25,11 @@ type Stored struct {
 	OwnerRole     access.Role
 	OwnerDisabled bool
 	Secrets       []Secret // those that may still be valid, newest first
+
+	// For the key of an app: whether that may reach nothing for now, and its active
+	// subscriptions, oldest first.
+	AppSuspended bool
+	Entitled     []access.Entitlement
 }
 
 // VerifyStore is what verification reads and writes.
@@ -56,6 +61,10 @@ type VerifierOptions struct {
 	Timeout time.Duration        // of one look-up
 	Now     func() time.Time
 	Logger  *slog.Logger
+
+	// Canary hears of every use of a canary key, by the id of the key; nil for nobody.
+	// It must not block: whoever uses one must not be able to tell by the time.
+	Canary func(ctx context.Context, keyID string, client netip.Addr)
 }
 
 // Verifier checks presented keys. A key whose record is cached costs a CRC, an
@@ -94,7 +103,8 @@ type record struct {
 	id        string // UUID; empty for an unknown key
 	userID    string
 	principal *access.Principal
-	dead      bool  // revoked, or its owner is disabled
+	dead      bool  // revoked or in quarantine, or its owner is disabled
+	canary    bool  // it authenticates nobody
 	expires   int64 // unix nanoseconds; 0 for never
 	allowed   []netip.Prefix
 	secrets   []version
@@ -175,12 +185,16 @@ const retryAfter = 2 * time.Second
 func (v *Verifier) newRecord(s Stored) *record {
 	r := &record{
 		id: s.Key.ID, userID: s.Key.UserID,
-		dead:    s.Key.RevokedAt != nil || s.OwnerDisabled,
+		dead:    s.Key.RevokedAt != nil || s.Key.QuarantinedAt != nil || s.OwnerDisabled,
+		canary:  s.Key.Canary,
 		allowed: s.Key.AllowedIPs,
 		principal: &access.Principal{
 			Kind: access.KindKey, UserID: s.Key.UserID, Role: s.OwnerRole,
 			Scopes: v.opts.Roles.Cut(s.OwnerRole, s.Key.Scopes), KeyID: s.Key.ID, KeyName: s.Key.Name,
 		},
+	}
+	if s.Key.App != "" {
+		r.principal.App, r.principal.Grant = s.Key.App, access.NewGrant(s.AppSuspended, s.Entitled)
 	}
 	if s.Key.ExpiresAt != nil {
 		r.expires = s.Key.ExpiresAt.UnixNano()
@@ -203,11 +217,15 @@ func (v *Verifier) decide(ctx context.Context, r *record, publicID, key string, 
 	if r.dead || r.expires != 0 && nanos >= r.expires {
 		return nil, access.ErrKey
 	}
-	ok, err := v.match(ctx, r, publicID, key, client, nanos)
+	found, err := v.match(ctx, r, publicID, key, client, nanos)
 	if err != nil {
 		return nil, err
 	}
-	if !ok {
+	if found < 0 {
+		return nil, access.ErrKey
+	}
+	if r.canary {
+		v.alarm(ctx, r, client)
 		return nil, access.ErrKey
 	}
 	if len(r.allowed) > 0 && !contains(r.allowed, client) {
@@ -220,8 +238,9 @@ func (v *Verifier) decide(ctx context.Context, r *record, publicID, key string, 
 	return r.principal, nil
 }
 
-// match compares the key with each secret that is valid at nanos.
-func (v *Verifier) match(ctx context.Context, r *record, publicID, key string, client netip.Addr, nanos int64) (bool, error) {
+// match compares the key with each secret that is valid at nanos, and returns the
+// index of the one that is its own, -1 for none.
+func (v *Verifier) match(ctx context.Context, r *record, publicID, key string, client netip.Addr, nanos int64) (int, error) {
 	current := v.opts.Peppers.current
 	mac := current.sum(key)
 	slow := false
@@ -231,21 +250,21 @@ func (v *Verifier) match(ctx context.Context, r *record, publicID, key string, c
 		case s.validUntil != 0 && nanos >= s.validUntil:
 		case s.pepperID == current.id && len(s.verifier) == len(mac):
 			if subtle.ConstantTimeCompare(s.verifier, mac[:]) == 1 {
-				return true, nil
+				return i, nil
 			}
 		default:
 			slow = true
 		}
 	}
 	if !slow {
-		return false, nil
+		return -1, nil
 	}
 	return v.matchSlowly(ctx, r, publicID, key, client, nanos, mac)
 }
 
 // matchSlowly compares with secrets whose verifier is missing or under another
 // pepper; a match gets a verifier of today, so it happens once per secret.
-func (v *Verifier) matchSlowly(ctx context.Context, r *record, publicID, key string, client netip.Addr, nanos int64, mac [sha256.Size]byte) (bool, error) {
+func (v *Verifier) matchSlowly(ctx context.Context, r *record, publicID, key string, client netip.Addr, nanos int64, mac [sha256.Size]byte) (int, error) {
 	for i := range r.secrets {
 		s := &r.secrets[i]
 		if s.validUntil != 0 && nanos >= s.validUntil || s.pepperID == v.opts.Peppers.current.id && len(s.verifier) == len(mac) {
@@ -253,14 +272,14 @@ func (v *Verifier) matchSlowly(ctx context.Context, r *record, publicID, key str
 		}
 		ok, err := v.matchOne(ctx, s, key, client, mac)
 		if err != nil {
-			return false, err
+			return -1, err
 		}
 		if ok {
 			v.renew(ctx, r, i, publicID, mac[:])
-			return true, nil
+			return i, nil
 		}
 	}
-	return false, nil
+	return -1, nil
 }
 
 // matchOne compares by a retired pepper if there is one, else by bcrypt, which
@@ -312,7 +331,7 @@ func (v *Verifier) compare(ctx context.Context, s *version, key string, mac [sha
 func (v *Verifier) renew(ctx context.Context, r *record, i int, publicID string, mac []byte) {
 	s := r.secrets[i]
 	next := &record{
-		id: r.id, userID: r.userID, principal: r.principal, dead: r.dead,
+		id: r.id, userID: r.userID, principal: r.principal, dead: r.dead, canary: r.canary,
 		expires: r.expires, allowed: r.allowed, secrets: append([]version(nil), r.secrets...),
 	}
 	next.used.Store(r.used.Load())
@@ -346,6 +365,12 @@ func (v *Verifier) Apply(e changes.Event) {
 		v.missing.Invalidate(e.Subject)
 	case changes.UserChanged:
 		v.records.InvalidateIf(func(r *record) bool { return r.userID == e.Subject })
+	case changes.AppChanged:
+		v.records.InvalidateIf(func(r *record) bool {
+			return r.principal != nil && r.principal.App != "" && r.principal.App == e.Subject
+		})
+	case changes.ProductChanged:
+		v.records.InvalidateIf(func(r *record) bool { return r.principal != nil && r.principal.Grant.Holds(e.Subject) })
 	case changes.SessionEnded, changes.UserSessionsEnded, changes.SigningKeysChanged, changes.GatewayChanged,
 		changes.QuotaChanged, changes.CachePurged, changes.SecretChanged:
 	}
