@@ -67,3 +67,48 @@ func (h *Histogram) Add(d time.Duration) {
 func (h *Histogram) clone() Histogram {
 	return Histogram{Buckets: slices.Clone(h.Buckets), Counts: slices.Clone(h.Counts)}
 }
+
+// Merge adds the counts of o, which it shares nothing with afterwards.
+func (h *Histogram) Merge(o Histogram) {
+	missing, i := 0, 0
+	for _, bucket := range o.Buckets {
+		for i < len(h.Buckets) && h.Buckets[i] < bucket {
+			i++
+		}
+		if i == len(h.Buckets) || h.Buckets[i] != bucket {
+			missing++
+		}
+	}
+	// From the end, so that what is there moves but once.
+	i, j := len(h.Buckets)-1, len(o.Buckets)-1
+	h.Buckets = append(h.Buckets, make([]uint16, missing)...)
+	h.Counts = append(h.Counts, make([]int64, missing)...)
+	for k := len(h.Buckets) - 1; j >= 0; k-- {
+		switch {
+		case i >= 0 && h.Buckets[i] > o.Buckets[j]:
+			h.Buckets[k], h.Counts[k] = h.Buckets[i], h.Counts[i]
+			i--
+		case i >= 0 && h.Buckets[i] == o.Buckets[j]:
+			h.Buckets[k], h.Counts[k] = h.Buckets[i], h.Counts[i]+o.Counts[j]
+			i, j = i-1, j-1
+		default:
+			h.Buckets[k], h.Counts[k] = o.Buckets[j], o.Counts[j]
+			j--
+		}
+	}
+}
+
+// Quantile is the duration that the share q of all, from 0 to 1, took at most, within
+// [RelativeError]; 0 for an empty histogram.
+func (h *Histogram) Quantile(q float64) time.Duration {
+	var all, below int64
+	for _, n := range h.Counts {
+		all += n
+	}
+	for i, n := range h.Counts {
+		if below += n; float64(below) >= q*float64(all) {
+			return BucketValue(h.Buckets[i])
+		}
+	}
+	return 0
+}

@@ -86,3 +86,39 @@ func merged(list ...Histogram) map[uint16]int64 {
 	}
 	return m
 }
+
+func TestMergedHistogramsAreThoseOfAllDurations(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		durations := rapid.SliceOf(rapid.Int64Range(0, 1e7))
+		a, b := durations.Draw(t, "a"), durations.Draw(t, "b")
+		var one, other, all Histogram
+		for _, us := range a {
+			one.Add(time.Duration(us) * time.Microsecond)
+			all.Add(time.Duration(us) * time.Microsecond)
+		}
+		for _, us := range b {
+			other.Add(time.Duration(us) * time.Microsecond)
+			all.Add(time.Duration(us) * time.Microsecond)
+		}
+		kept := other.clone()
+		one.Merge(other)
+		if !slices.Equal(one.Buckets, all.Buckets) || !slices.Equal(one.Counts, all.Counts) {
+			t.Fatalf("%v, want %v", one, all)
+		}
+		one.Merge(other)
+		if !slices.Equal(other.Counts, kept.Counts) {
+			t.Fatal("what was merged has changed")
+		}
+		both := append(slices.Clone(a), b...)
+		slices.Sort(both)
+		for _, q := range []float64{0.5, 0.95, 0.99, 1} {
+			var want time.Duration
+			if len(both) > 0 {
+				want = time.Duration(both[int(math.Ceil(q*float64(len(both))))-1]) * time.Microsecond
+			}
+			if got := all.Quantile(q); math.Abs(float64(got-want)) > RelativeError*float64(want)+1 {
+				t.Fatalf("%v of %d is %v, want %v", q, len(both), got, want)
+			}
+		}
+	})
+}

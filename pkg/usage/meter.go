@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"math/bits"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,13 @@ const (
 	// foldShare is the part of the cells, as 1/n, that is kept for requests that are
 	// counted by route alone.
 	foldShare = 8
+
+	// maxNetworks bounds the cells of a replica that have a network. Anybody can make
+	// those, from as many addresses as they have.
+	maxNetworks = 128
+
+	// Bits of the network that an address is told by: what one site has, in general.
+	network4, network6 = 24, 56
 )
 
 // Defaults of [Options].
@@ -55,8 +63,9 @@ type Meter struct {
 	seed   maphash.Seed
 	shards [shards]shard
 
-	live   atomic.Int64 // cells in memory
-	number atomic.Int64 // of the newest cell
+	live     atomic.Int64 // cells in memory
+	networks atomic.Int64 // of these, those with a network
+	number   atomic.Int64 // of the newest cell
 
 	folded, dropped, failed atomic.Int64
 
@@ -77,10 +86,11 @@ type shard struct {
 // cell is a Cell that is being counted.
 type cell struct {
 	Cell
-	next  *cell // of the same hash
-	dirty bool  // it is in the shard's list
-	held  bool  // it is on its way to the store
-	past  bool  // it is not in the map any more
+	network network
+	next    *cell // of the same hash
+	dirty   bool  // it is in the shard's list
+	held    bool  // it is on its way to the store
+	past    bool  // it is not in the map any more
 }
 
 // NewMeter makes a meter.
@@ -113,30 +123,65 @@ func (m *Meter) Stats() Stats {
 
 // Record counts a request. It neither waits for anything slow nor fails.
 func (m *Meter) Record(e Event) {
-	if m.count(&e) {
+	client := networkOf(&e)
+	if m.count(&e, client) {
 		return
 	}
+	if client.known {
+		client = network{folded: true}
+		if m.count(&e, client) {
+			return
+		}
+	}
 	e.UserID, e.KeyID, e.App = Folded, Folded, Folded
-	if m.count(&e) {
+	if m.count(&e, client) {
 		m.folded.Add(1)
 	} else {
 		m.dropped.Add(1)
 	}
 }
 
+// network is that of a refused caller whom nothing else is known of.
+type network struct {
+	prefix        netip.Prefix
+	known, folded bool // neither for all other callers
+}
+
+func networkOf(e *Event) network {
+	if e.Refusal == "" || e.UserID != "" || e.KeyID != "" || !e.Client.IsValid() {
+		return network{}
+	}
+	addr, bits := e.Client.Unmap(), network6
+	if addr.Is4() {
+		bits = network4
+	}
+	prefix, err := addr.WithZone("").Prefix(bits)
+	return network{prefix: prefix, known: err == nil}
+}
+
+func (n network) String() string {
+	switch {
+	case n.known:
+		return n.prefix.String()
+	case n.folded:
+		return Folded
+	}
+	return ""
+}
+
 // count reports whether there was a cell for the event, or room for one.
-func (m *Meter) count(e *Event) bool {
-	hash := m.hash(e)
+func (m *Meter) count(e *Event, client network) bool {
+	hash := m.hash(e, client)
 	s := &m.shards[hash>>(64-shardBits)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.turn(s, minuteOf(e.At))
 	c := s.cells[hash]
-	for c != nil && !c.is(e) {
+	for c != nil && !c.is(e, client) {
 		c = c.next
 	}
 	if c == nil {
-		if c = m.newCell(s.minute, e); c == nil {
+		if c = m.newCell(s.minute, e, client); c == nil {
 			return false
 		}
 		c.next, s.cells[hash] = s.cells[hash], c
@@ -155,10 +200,14 @@ func (m *Meter) count(e *Event) bool {
 func minuteOf(at time.Time) int64 { return at.Unix() / 60 }
 
 // hash tells combinations apart; that of a stranger's choosing cannot be aimed, for
-// the seed is random.
-func (m *Meter) hash(e *Event) uint64 {
+// the seed is random. The API follows from the route, and the product nearly so from
+// route and key: they are left to [cell.is].
+func (m *Meter) hash(e *Event, client network) uint64 {
 	h := maphash.String(m.seed, e.Route)
-	for _, s := range [...]string{e.UserID, e.KeyID, e.App} {
+	if client.known {
+		h ^= maphash.Comparable(m.seed, client.prefix)
+	}
+	for _, s := range [...]string{e.UserID, e.KeyID, e.App, e.Refusal} {
 		if h = bits.RotateLeft64(h, 23); s != "" {
 			h ^= maphash.String(m.seed, s)
 		}
@@ -168,8 +217,9 @@ func (m *Meter) hash(e *Event) uint64 {
 }
 
 // is reports whether the event belongs to the cell.
-func (c *cell) is(e *Event) bool {
-	return c.Class == classOf(e.Status) && c.KeyID == e.KeyID && c.UserID == e.UserID && c.Route == e.Route && c.App == e.App
+func (c *cell) is(e *Event, client network) bool {
+	return c.Class == classOf(e.Status) && c.KeyID == e.KeyID && c.UserID == e.UserID && c.Route == e.Route && c.App == e.App &&
+		c.API == e.API && c.Product == e.Product && c.Refusal == e.Refusal && c.network == client
 }
 
 // turn begins another minute. A request that ended just before one that was faster
@@ -183,7 +233,7 @@ func (m *Meter) turn(s *shard, minute int64) {
 		for ; c != nil; c = c.next {
 			c.past = true
 			if !c.dirty && !c.held {
-				m.live.Add(-1)
+				m.free(c)
 			}
 		}
 	}
@@ -193,7 +243,7 @@ func (m *Meter) turn(s *shard, minute int64) {
 
 // newCell is nil when there is no room. Texts are copied: what they are parts of
 // must not stay in memory for their sake.
-func (m *Meter) newCell(minute int64, e *Event) *cell {
+func (m *Meter) newCell(minute int64, e *Event, client network) *cell {
 	room := int64(m.MaxCells)
 	if e.UserID != Folded {
 		room -= room / foldShare
@@ -202,11 +252,25 @@ func (m *Meter) newCell(minute int64, e *Event) *cell {
 		m.live.Add(-1)
 		return nil
 	}
-	return &cell{Cell: Cell{
+	if client.known && m.networks.Add(1) > maxNetworks {
+		m.networks.Add(-1)
+		m.live.Add(-1)
+		return nil
+	}
+	return &cell{network: client, Cell: Cell{
 		Number: m.number.Add(1), Minute: time.Unix(minute*60, 0).UTC(),
 		Route: strings.Clone(e.Route), UserID: strings.Clone(e.UserID), KeyID: strings.Clone(e.KeyID), App: strings.Clone(e.App),
+		API: strings.Clone(e.API), Product: strings.Clone(e.Product), Refusal: strings.Clone(e.Refusal), Client: client.String(),
 		Class: classOf(e.Status),
 	}}
+}
+
+// free gives back the room of a cell that is not in memory any more.
+func (m *Meter) free(c *cell) {
+	m.live.Add(-1)
+	if c.network.known {
+		m.networks.Add(-1)
+	}
 }
 
 // Run flushes at every interval until ctx ends, and once more then.
@@ -297,7 +361,7 @@ func (m *Meter) take(s *shard, batch []held) []held {
 func (m *Meter) forget(c *cell) {
 	m.dropped.Add(c.Requests)
 	if c.past {
-		m.live.Add(-1)
+		m.free(c)
 	}
 }
 
@@ -328,6 +392,6 @@ func (m *Meter) release(h held, stored bool) {
 		h.shard.dirty = append(h.shard.dirty, c)
 	}
 	if c.past && !c.dirty {
-		m.live.Add(-1)
+		m.free(c)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -403,3 +404,62 @@ type discard struct{}
 
 // WriteUsage implements Store.
 func (discard) WriteUsage(context.Context, Flush) error { return nil }
+
+func TestCellTellsWhatWasRefusedAndToWhom(t *testing.T) {
+	store, c := newMemory(), newClock()
+	m := newTestMeter(store, c, 0)
+	e := Event{At: c.now(), Route: "orders", API: "shop", Product: "gold", Status: 401, Refusal: "auth.missing", Client: netip.MustParseAddr("192.0.2.77")}
+	for _, change := range []func(e *Event){
+		func(*Event) {},
+		func(e *Event) { e.Client = netip.MustParseAddr("::ffff:192.0.2.1") }, // the same network
+		func(e *Event) { e.Client = netip.MustParseAddr("2001:db8:1:2ff::1%eth0") },
+		func(e *Event) { e.Client = netip.Addr{} },
+		func(e *Event) { e.Refusal = "" },      // let through: no network is kept
+		func(e *Event) { e.UserID = "u" },      // known
+		func(e *Event) { e.KeyID = "k" },       // known
+		func(e *Event) { e.API = "other" },     // hashes like the first
+		func(e *Event) { e.Product = "other" }, // likewise
+	} {
+		f := e
+		change(&f)
+		m.Record(f)
+	}
+	must(t, m.Flush(t.Context()))
+	got := map[string]int64{}
+	for _, cell := range store.cells {
+		got[strings.Join([]string{cell.API, cell.Product, cell.Refusal, cell.Client, cell.UserID, cell.KeyID}, " ")] += cell.Requests
+	}
+	want := map[string]int64{
+		"shop gold auth.missing 192.0.2.0/24  ": 2, "shop gold auth.missing 2001:db8:1:200::/56  ": 1, "shop gold auth.missing   ": 1,
+		"shop gold    ": 1, "shop gold auth.missing  u ": 1, "shop gold auth.missing   k": 1,
+		"other gold auth.missing 192.0.2.0/24  ": 1, "shop other auth.missing 192.0.2.0/24  ": 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Whoever has a million addresses gets few cells, and everybody else has room.
+func TestNetworksAreFewHoweverManyKnock(t *testing.T) {
+	store, c := newMemory(), newClock()
+	m := newTestMeter(store, c, 0)
+	const callers = 5000
+	for range 2 { // minutes
+		for i := range callers {
+			m.Record(Event{At: c.now(), Route: "orders", Status: 401, Refusal: "auth.missing", Client: netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1})})
+		}
+		must(t, m.Flush(t.Context()))
+		c.add(time.Minute)
+		must(t, m.Flush(t.Context()))
+	}
+	networks := map[string]bool{}
+	for _, cell := range store.cells {
+		networks[cell.Client] = true
+	}
+	if len(store.cells) != 2*(maxNetworks+1) || !networks[Folded] || store.requests(nil) != 2*callers {
+		t.Errorf("%d cells of %d networks, %d requests", len(store.cells), len(networks), store.requests(nil))
+	}
+	if s := m.Stats(); s.Cells != 0 || s.Folded != 0 || s.Dropped != 0 || m.networks.Load() != 0 {
+		t.Errorf("%+v, %d networks", s, m.networks.Load())
+	}
+}

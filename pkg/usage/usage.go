@@ -1,5 +1,5 @@
-// Package usage counts who uses what: requests, bytes and latency by route, user,
-// key, app and class of status, minute by minute.
+// Package usage counts who uses what: requests, bytes and latency by route, API,
+// product, user, key, app, class of status and reason of refusal, minute by minute.
 //
 // It owns the counting in memory, what of it is handed to a [Store] and when, and
 // the questions that can be asked of what is stored. It limits nothing and bills
@@ -8,6 +8,7 @@ package usage
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -24,8 +25,18 @@ type Event struct {
 	KeyID    string    // empty where no API key was used
 	App      string    // empty where the key belongs to none
 	Route    string    // name or template, never a raw path; empty where none matched
+	API      string    // that the route belongs to; empty where it belongs to none
+	Product  string    // by whose subscription the request was let in; empty where there is none
 	Status   int       // of the answer; 0 when there was none
 	Duration time.Duration
+
+	// Refusal is the code of the problem that was answered in place of what was asked
+	// for, such as auth.missing; empty for what was let through. It must be one of a
+	// set that callers cannot add to.
+	Refusal string
+	// Client is the caller's address. Of a refused caller without user and key its
+	// network is kept, /24 or /56, and of others nothing.
+	Client netip.Addr
 
 	RequestBytes  int64 // of the body, as far as it was read
 	ResponseBytes int64 // of the body, as far as it was sent
@@ -43,7 +54,8 @@ func classOf(status int) Class {
 }
 
 // Folded stands for the user, key and app of requests that were counted by route
-// alone, since there were too many different ones at the time.
+// alone, and for the network of those whose networks were not told apart, since there
+// were too many different ones at the time.
 const Folded = "(other)"
 
 // Cell is what was counted so far for one combination in one minute. Counts only
@@ -54,6 +66,8 @@ type Cell struct {
 	Minute time.Time // its beginning
 
 	Route, UserID, KeyID, App string
+	API, Product, Refusal     string
+	Client                    string // network of refused callers that are anonymous, in CIDR notation; empty for others
 	Class                     Class
 
 	Requests, RequestBytes, ResponseBytes int64

@@ -18,20 +18,28 @@ var _ usage.Store = (*Store)(nil)
 
 // WriteUsage implements usage.Store, in one statement. A row has one writer, its
 // replica; only a statement that nobody waits for any more can come too late, and
-// then the number of its flush keeps it from undoing what came after it.
+// then the number of its flush keeps it from undoing what came after it. An hour that
+// is over gets a mark, so that it is summed up again; see package rollup.
 func (s *Store) WriteUsage(ctx context.Context, f usage.Flush) error {
 	columns := newUsageColumns(len(f.Cells))
 	for i := range f.Cells {
 		columns.add(&f.Cells[i])
 	}
 	_, err := s.pool.Exec(ctx, `
+		WITH late AS (
+			INSERT INTO analytics_pending (step, at)
+			SELECT DISTINCT 'hour', date_trunc('hour', minute, 'UTC') AS hour FROM unnest($3::timestamptz[]) AS t (minute)
+			WHERE minute < date_trunc('hour', now(), 'UTC') ORDER BY hour
+			ON CONFLICT (step, at) DO UPDATE SET marks = analytics_pending.marks + 1
+		)
 		INSERT INTO usage_minutes (minute, replica, cell, flush, route, user_id, key_id, app, status_class,
-			requests, request_bytes, response_bytes, buckets, counts)
+			requests, request_bytes, response_bytes, buckets, counts, api, product, refusal, client)
 		SELECT minute, $1, cell, $2, route, user_id, key_id, app, status_class,
-			requests, request_bytes, response_bytes, buckets::smallint[], counts::bigint[]
+			requests, request_bytes, response_bytes, buckets::smallint[], counts::bigint[], api, product, refusal, client
 		FROM unnest($3::timestamptz[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::smallint[],
-			$10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[])
-			AS t (minute, cell, route, user_id, key_id, app, status_class, requests, request_bytes, response_bytes, buckets, counts)
+			$10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
+			AS t (minute, cell, route, user_id, key_id, app, status_class, requests, request_bytes, response_bytes, buckets, counts,
+				api, product, refusal, client)
 		ON CONFLICT (minute, replica, cell) DO UPDATE SET
 			flush = excluded.flush, requests = excluded.requests, request_bytes = excluded.request_bytes,
 			response_bytes = excluded.response_bytes, buckets = excluded.buckets, counts = excluded.counts
@@ -47,6 +55,8 @@ type usageColumns struct {
 	route, user, key, app    []string
 	class                    []int16
 	requests, received, sent []int64
+	api, product             []string
+	refusal, client          []string
 	buckets, counts          []string // array literals, for arrays of arrays of several lengths do not exist
 }
 
@@ -55,6 +65,7 @@ func newUsageColumns(n int) *usageColumns {
 		minute: make([]time.Time, 0, n), cell: make([]int64, 0, n),
 		route: make([]string, 0, n), user: make([]string, 0, n), key: make([]string, 0, n), app: make([]string, 0, n),
 		class: make([]int16, 0, n), requests: make([]int64, 0, n), received: make([]int64, 0, n), sent: make([]int64, 0, n),
+		api: make([]string, 0, n), product: make([]string, 0, n), refusal: make([]string, 0, n), client: make([]string, 0, n),
 		buckets: make([]string, 0, n), counts: make([]string, 0, n),
 	}
 }
@@ -63,13 +74,16 @@ func (u *usageColumns) add(c *usage.Cell) {
 	u.minute, u.cell = append(u.minute, c.Minute), append(u.cell, c.Number)
 	u.route, u.user = append(u.route, stored(c.Route)), append(u.user, stored(c.UserID))
 	u.key, u.app = append(u.key, stored(c.KeyID)), append(u.app, stored(c.App))
+	u.api, u.product = append(u.api, stored(c.API)), append(u.product, stored(c.Product))
+	u.refusal, u.client = append(u.refusal, stored(c.Refusal)), append(u.client, stored(c.Client))
 	u.class, u.requests = append(u.class, int16(c.Class)), append(u.requests, c.Requests)
 	u.received, u.sent = append(u.received, c.RequestBytes), append(u.sent, c.ResponseBytes)
 	u.buckets, u.counts = append(u.buckets, arrayLiteral(c.Latency.Buckets)), append(u.counts, arrayLiteral(c.Latency.Counts))
 }
 
 func (u *usageColumns) args() []any {
-	return []any{u.minute, u.cell, u.route, u.user, u.key, u.app, u.class, u.requests, u.received, u.sent, u.buckets, u.counts}
+	return []any{u.minute, u.cell, u.route, u.user, u.key, u.app, u.class, u.requests, u.received, u.sent, u.buckets, u.counts,
+		u.api, u.product, u.refusal, u.client}
 }
 
 // maxUsageText bounds a text that is part of an index, in bytes.
@@ -327,6 +341,9 @@ func (s *Store) rollUpHour(ctx context.Context, before time.Time) (rolled int64,
 	return rolled, err
 }
 
+// usageCombination is what a row of an hour is of.
+const usageCombination = "route, user_id, key_id, app, status_class, api, product, refusal, client"
+
 const rollUpSQL = `
 	WITH hour AS (
 		SELECT date_trunc('hour', min(minute), 'UTC') AS begins FROM usage_minutes
@@ -336,23 +353,23 @@ const rollUpSQL = `
 		WHERE u.minute >= begins AND u.minute < begins + interval '1 hour' AND u.replica <> '00000000-0000-0000-0000-000000000000'
 		RETURNING u.*
 	), sums AS (
-		SELECT route, user_id, key_id, app, status_class, sum(requests)::bigint AS requests,
+		SELECT ` + usageCombination + `, sum(requests)::bigint AS requests,
 			sum(request_bytes)::bigint AS request_bytes, sum(response_bytes)::bigint AS response_bytes
-		FROM gone GROUP BY route, user_id, key_id, app, status_class
+		FROM gone GROUP BY ` + usageCombination + `
 	), spread AS (
-		SELECT route, user_id, key_id, app, status_class, b.bucket, sum(b.n)::bigint AS n
+		SELECT ` + usageCombination + `, b.bucket, sum(b.n)::bigint AS n
 		FROM gone CROSS JOIN LATERAL unnest(gone.buckets, gone.counts) AS b (bucket, n)
-		GROUP BY route, user_id, key_id, app, status_class, b.bucket
+		GROUP BY ` + usageCombination + `, b.bucket
 	), histograms AS (
-		SELECT route, user_id, key_id, app, status_class,
+		SELECT ` + usageCombination + `,
 			array_agg(bucket ORDER BY bucket) AS buckets, array_agg(n ORDER BY bucket) AS counts
-		FROM spread GROUP BY route, user_id, key_id, app, status_class
+		FROM spread GROUP BY ` + usageCombination + `
 	), hours AS (
-		INSERT INTO usage_minutes (minute, replica, cell, flush, route, user_id, key_id, app, status_class,
+		INSERT INTO usage_minutes (minute, replica, cell, flush, ` + usageCombination + `,
 			requests, request_bytes, response_bytes, buckets, counts)
-		SELECT begins, '00000000-0000-0000-0000-000000000000', nextval('usage_hours'), 0, route, user_id, key_id, app, status_class,
+		SELECT begins, '00000000-0000-0000-0000-000000000000', nextval('usage_hours'), 0, ` + usageCombination + `,
 			requests, request_bytes, response_bytes, coalesce(buckets, '{}'), coalesce(counts, '{}')
-		FROM hour, sums LEFT JOIN histograms USING (route, user_id, key_id, app, status_class)
+		FROM hour, sums LEFT JOIN histograms USING (` + usageCombination + `)
 	)
 	SELECT count(*) FROM gone`
 
