@@ -6,8 +6,8 @@
 //
 // It does not know the gateway document; package compile makes that. It fetches
 // nothing: a reference to another document is refused. What a hostile description
-// can cost is bounded in size, depth and number of operations. Schemas are kept as
-// far as they name the type of a parameter; they are not checked.
+// can cost is bounded in size, depth and number of operations. Of schemas it knows
+// the type of a parameter alone; package contract checks requests against them.
 package openapi
 
 import (
@@ -61,7 +61,13 @@ type Document struct {
 
 	// Notes are what the import loses or takes otherwise than it is meant.
 	Notes []Violation
+
+	root *yaml.Node
 }
+
+// Root is the description as it stands, without duplicate names, merge keys or
+// references to other documents. It must not be changed.
+func (d *Document) Root() *yaml.Node { return d.root }
 
 // Server is an address of an API.
 type Server struct {
@@ -211,5 +217,6 @@ func Parse(source string, data []byte) (*Document, error) {
 	if err := r.wrong.Report(source); err != nil {
 		return nil, err
 	}
+	doc.root = r.root
 	return doc, nil
 }

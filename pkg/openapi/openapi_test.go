@@ -114,7 +114,7 @@ func TestParseRefuses(t *testing.T) {
 		{"several segments", head + "paths: {'/a/{b=**}': {}}", "3:9: paths./a/{b=**}: the path has a parameter that stands for several segments, such as {name=**}; OpenAPI has none: write one path for each number of segments"},
 		{"a query", head + "paths: {'/a?b={c}': {}}", "3:9: paths./a?b={c}: the path has a query or a fragment; parameters of the query belong to parameters"},
 		{"a parameter twice", head + "paths: {'/{a}/{a}': {}}", "3:9: paths./{a}/{a}: the path names a parameter twice"},
-		{"one path twice", head + "paths: {'/{a}': {}, '/{b}': {}}", "3:21: paths./{b}: matches the same requests as another path: names of parameters tell nothing apart (paths./{a} in line 3)"},
+		{"one path twice", head + "paths: {'/{a}': {get: {}}, '/{b}': {get: {}}}", "3:28: paths./{b}: matches the same requests as another path: names of parameters tell nothing apart (paths./{a} in line 3)"},
 		{"an id twice", head + "paths: {/a: {get: {operationId: x}}, /b: {get: {operationId: x}}}", "3:62: paths./b.get.operationId: is taken: each operation has an id of its own (paths./a.get.operationId in line 3)"},
 		{"a field twice", head + "paths: {/a: {get: {security: [], security: [{a: []}]}}}", "3:34: paths./a.get.security: is given twice"},
 		{"a merge key", head + "x: &x {security: []}\npaths: {/a: {get: {<<: *x}}}", "4:20: paths./a.get.<<: merge keys (<<) are not supported; write the fields out"},

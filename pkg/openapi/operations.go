@@ -20,7 +20,7 @@ func (r *reader) paths(paths at, d *Document) {
 		}
 		return
 	}
-	shapes := map[string]at{} // of templates, by where they stand
+	shapes := map[string]at{} // of templates with a method, by where they stand
 	ids := map[string]at{}
 	for _, e := range r.entries(paths) {
 		if strings.HasPrefix(e.name, "x-") {
@@ -32,12 +32,16 @@ func (r *reader) paths(paths at, d *Document) {
 			r.fail(here, "the path %s", err)
 			continue
 		}
-		if first, taken := shapes[template.Shape()]; taken {
-			r.conflict(here, "matches the same requests as another path: names of parameters tell nothing apart", first)
-			continue
-		}
-		shapes[template.Shape()] = here
+		before := len(d.Operations)
 		r.path(e.value, template, d, ids)
+		for _, op := range d.Operations[before:] {
+			shape := op.Method + " " + template.Shape()
+			if first, taken := shapes[shape]; taken {
+				r.conflict(here, "matches the same requests as another path: names of parameters tell nothing apart", first)
+				break
+			}
+			shapes[shape] = here
+		}
 		if len(d.Operations) > maxOperations {
 			r.fail(here, "there are more than %d operations", maxOperations)
 			return

@@ -77,6 +77,31 @@ func TestWhatTheOwnerFindsStandsWhereTheValueDoes(t *testing.T) {
 	}
 }
 
+// Programs write JSON as one line, with texts of any length in it.
+func TestLongLinesAreReadWhereTheyAreJSON(t *testing.T) {
+	long := strings.Repeat("a, [b]: ", 100_000)
+	for text, wrong := range map[string]string{
+		`{"name":"` + long + `","limits":[5]}`:                                                       "",
+		`{"name":"` + long + `","limits":[5],"nam":1}`:                                               "unknown field, did you mean name?",
+		`{"name":"` + long + `","limits":[5],"name":"b"}`:                                            "name: is given twice",
+		`{"name":"` + long + `","limits":[true]}`:                                                    "limits[0].bytes: must be a whole number",
+		`{name: "` + long[:80_000] + `"}`:                                                            "1:1: the line is longer than 64 KiB; break it",
+		"{\"name\":\"\xff" + long[:80_000] + `"}`:                                                    "1:1: the line is longer than 64 KiB; break it",
+		"{\n\"name\":\"" + long + "\",\n  \"ratio\":\n    null}":                                     "4:5: ratio: has no value",
+		`{"name":"` + long + `","limits":[` + strings.Repeat("1,", 500_000) + `1]}`:                  "the document has too many items",
+		`{"name":"` + long + `","limits":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + "}": "is nested too deeply",
+	} {
+		var got document
+		err := strictyaml.Decode([]byte(text), &got).Report("")
+		switch {
+		case wrong == "" && (err != nil || got.Name != long || got.Limits[0].Bytes != 5):
+			t.Errorf("%.40s: %v", text, err)
+		case wrong != "" && (err == nil || !strings.Contains(err.Error(), wrong)):
+			t.Errorf("%.40s…: %v, want %s", text, err, wrong)
+		}
+	}
+}
+
 // FuzzDecode holds every text to a report of whole lines, or to none.
 func FuzzDecode(f *testing.F) {
 	for _, text := range []string{"name: a", "limits: [5, {bytes: 6}]", "labels: {a: b}", "a: &x 1\nb: *x", "? [a]\n: b", "!!str a", "\x00", "- -", "a: |\n b"} {

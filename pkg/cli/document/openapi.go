@@ -15,6 +15,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/openapi"
 	"github.com/keywarden/keywarden/pkg/openapi/compile"
+	"github.com/keywarden/keywarden/pkg/openapi/imports"
 	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/spec/diff"
 )
@@ -26,6 +27,8 @@ type importing struct {
 	into    string
 	write   bool
 	output  string
+
+	validate bool
 }
 
 func (c *command) openapi() *cobra.Command {
@@ -66,6 +69,7 @@ imported.`,
 	f.StringVar(&in.options.Service, "service", "", "URL of the service, or the name of one of --into; default is what the document says")
 	f.StringSliceVar(&in.options.Hosts, "host", nil, "host of the gateway at which the API is (repeatable); default is every host")
 	f.StringVar(&in.base, "base-path", string(compile.BaseAuto), "base path of the document: keep or strip it before the service, or auto: the path of --service takes its place, if it has one")
+	f.BoolVar(&in.validate, "validate", false, "hold requests to the document, which is put into the output, and watch answers")
 	f.StringVar(&in.into, "into", "", "gateway document to put the routes into")
 	f.BoolVar(&in.write, "write", false, "write the file of --into, and do not print it")
 	f.StringVarP(&in.output, "output", "o", "yaml", "form of the output: yaml or json")
@@ -96,16 +100,19 @@ func (in *importing) check(file string) error {
 
 // runImport does it all; nothing is written before all of it is good.
 func (c *command) runImport(in importing, file string) error {
-	doc, source, err := c.description(file)
+	doc, source, text, err := c.descriptionText(file)
 	if err != nil {
 		return err
 	}
 	in.options.Source = source
+	if in.validate {
+		in.options.Validate = imports.Readable(text)
+	}
 	fragment, err := compile.Compile(doc, in.options)
 	if err != nil {
 		return shell.Usage(err)
 	}
-	text, err := c.merged(in, fragment)
+	text, err = c.merged(in, fragment)
 	if err != nil {
 		return err
 	}
@@ -159,9 +166,10 @@ func (c *command) merged(in importing, fragment *compile.Fragment) ([]byte, erro
 func (c *command) printJSON(in importing, fragment *compile.Fragment, text []byte) error {
 	var v any = struct {
 		Version  int               `json:"version"`
+		APIs     []spec.API        `json:"apis,omitempty"`
 		Services []compile.Service `json:"services"`
 		Routes   []spec.Route      `json:"routes"`
-	}{spec.Version, append([]compile.Service{}, fragment.Services...), append([]spec.Route{}, fragment.Routes...)}
+	}{spec.Version, fragment.APIs, append([]compile.Service{}, fragment.Services...), append([]spec.Route{}, fragment.Routes...)}
 	if in.into != "" {
 		doc, err := spec.Parse(in.into, text)
 		if err != nil {
@@ -316,26 +324,32 @@ func noteLines(source string, notes []openapi.Violation) []string {
 
 // description reads an OpenAPI document from a file, "-" being standard input.
 func (c *command) description(name string) (*openapi.Document, string, error) {
+	doc, source, _, err := c.descriptionText(name)
+	return doc, source, err
+}
+
+// descriptionText is description with the text that was read.
+func (c *command) descriptionText(name string) (*openapi.Document, string, []byte, error) {
 	input := c.Sys.Stdin
 	if name == "-" {
 		name = "standard input"
 	} else {
 		file, err := os.Open(name)
 		if err != nil {
-			return nil, name, shell.Usage(fmt.Errorf("read the OpenAPI document: %w", err))
+			return nil, name, nil, shell.Usage(fmt.Errorf("read the OpenAPI document: %w", err))
 		}
 		defer func() { _ = file.Close() }() // it is only read
 		input = file
 	}
 	text, err := io.ReadAll(io.LimitReader(input, openapi.MaxBytes+1))
 	if err != nil {
-		return nil, name, shell.Usage(fmt.Errorf("read the OpenAPI document: %w", err))
+		return nil, name, nil, shell.Usage(fmt.Errorf("read the OpenAPI document: %w", err))
 	}
 	doc, err := openapi.Parse(name, text)
 	if err != nil {
-		return nil, name, shell.Usage(err)
+		return nil, name, nil, shell.Usage(err)
 	}
-	return doc, name, nil
+	return doc, name, text, nil
 }
 
 // writeWhole puts a new file in the place of an old one, so that a reader sees the

@@ -159,7 +159,7 @@ type change struct {
 // change reads the parameters and conditions of a call that changes something. A
 // dry run needs no condition, and is possible with a file, too.
 func (h *Handler) change(c *gin.Context) (in change, err error) {
-	given, err := query(c, "dry_run", "message")
+	given, err := Query(c, "dry_run", "message")
 	if err != nil {
 		return in, err
 	}
@@ -170,19 +170,26 @@ func (h *Handler) change(c *gin.Context) (in change, err error) {
 	default:
 		return in, problem.ErrInvalid.WithField("dry_run", "must be true or false")
 	}
+	return h.changeOn(c.Request.Header, in.dryRun, given["message"])
+}
+
+// changeOn reads the conditions of a change.
+func (h *Handler) changeOn(header http.Header, dryRun bool, message string) (change, error) {
+	in := change{dryRun: dryRun}
 	if h.File != nil && !in.dryRun {
 		return in, ErrSourceIsFile
 	}
-	in.put, err = conditions(c.Request.Header)
+	var err error
+	in.put, err = conditions(header)
 	if in.dryRun && errors.Is(err, ErrPrecondition) {
 		err = nil
 	}
-	in.put.Message = given["message"]
+	in.put.Message = message
 	return in, err
 }
 
-// query reads the query string of a call that knows these parameters.
-func query(c *gin.Context, names ...string) (map[string]string, error) {
+// Query reads the query string of a call that knows these parameters.
+func Query(c *gin.Context, names ...string) (map[string]string, error) {
 	given, err := url.ParseQuery(c.Request.URL.RawQuery)
 	if err != nil {
 		return nil, problem.ErrInvalid.WithDetail("The query string is malformed.").With(err)
@@ -272,78 +279,85 @@ type Outcome struct {
 }
 
 // apply makes doc the desired state, where base was read before, or only says what
-// that would do. status is that of the answer when it was done.
-func (h *Handler) apply(c *gin.Context, in change, base document, doc spec.Document, status int) error {
+// that would do.
+func (h *Handler) apply(ctx context.Context, in change, base document, doc spec.Document) (Outcome, error) {
 	if h.Check != nil {
 		err := h.Check(&doc)
 		if fields, invalid := violations(withoutPlaces(err)); invalid {
-			return h.refuse(c, in, base, fields)
+			return refuse(in, base, fields)
 		}
 		if err != nil {
-			return err
+			return Outcome{}, err
 		}
 	}
 	if in.dryRun {
-		return h.wouldApply(c, in, base, doc)
+		return wouldApply(in, base, doc)
 	}
-	r, err := h.Revisions.Put(c.Request.Context(), doc, in.put)
+	r, err := h.Revisions.Put(ctx, doc, in.put)
 	if err != nil {
-		return err
+		return Outcome{}, err
 	}
-	return h.applied(c, base, r, status)
+	return h.applied(ctx, base, r)
 }
 
-// applied answers with what became of a change.
-func (h *Handler) applied(c *gin.Context, base document, r revision.Revision, status int) error {
+// applied is what became of a change.
+func (h *Handler) applied(ctx context.Context, base document, r revision.Revision) (Outcome, error) {
 	out := Outcome{
 		Valid: true, Violations: []problem.Field{}, Changed: r.Digest != base.digest, Revision: r.Number, Base: base.digest, Digest: r.Digest,
 	}
 	known := true
 	if out.Changed && r.Base != base.number { // with If-Match: *, somebody may have been faster
-		before, err := h.Revisions.Get(c.Request.Context(), r.Base)
+		before, err := h.Revisions.Get(ctx, r.Base)
 		known = err == nil // if not, what was done is done, and has to be said
 		out.Base, base.text = before.Digest, before.Document
 	}
 	if known {
 		var err error
 		if out.Difference, err = difference(base.text, r.Document); err != nil {
-			return err
+			return Outcome{}, err
 		}
 	}
-	c.Header("ETag", etag(r.Digest))
+	return out, nil
+}
+
+// answer tells the outcome; status is that of a change that was made.
+func answer(c *gin.Context, out Outcome, status int) error {
+	if out.DryRun {
+		status = http.StatusOK
+	} else {
+		c.Header("ETag", etag(out.Digest))
+	}
 	c.JSON(status, out)
 	return nil
 }
 
-func (h *Handler) wouldApply(c *gin.Context, in change, base document, doc spec.Document) error {
+func wouldApply(in change, base document, doc spec.Document) (Outcome, error) {
 	if err := in.check(base); err != nil {
-		return err
+		return Outcome{}, err
 	}
 	next, err := encode(doc)
 	if err != nil {
-		return err
+		return Outcome{}, err
 	}
 	d, err := difference(base.text, next.text)
 	if err != nil {
-		return err
+		return Outcome{}, err
 	}
-	c.JSON(http.StatusOK, Outcome{
+	return Outcome{
 		DryRun: true, Valid: true, Violations: []problem.Field{}, Changed: next.digest != base.digest, Base: base.digest, Digest: next.digest,
 		Difference: d,
-	})
-	return nil
+	}, nil
 }
 
-// refuse answers to a change that would make the document invalid.
-func (h *Handler) refuse(c *gin.Context, in change, base document, fields []problem.Field) error {
+// refuse is the outcome of a change that would make the document invalid.
+func refuse(in change, base document, fields []problem.Field) (Outcome, error) {
 	if !in.dryRun {
-		return ErrInvalid.WithFields(fields)
+		return Outcome{}, ErrInvalid.WithFields(fields)
 	}
 	if err := in.check(base); err != nil {
-		return err
+		return Outcome{}, err
 	}
-	c.JSON(http.StatusOK, Outcome{DryRun: true, Base: base.digest, Violations: fields, Difference: Difference{Diff: []diff.Change{}}})
-	return nil
+	return Outcome{DryRun: true, Base: base.digest, Violations: fields, Difference: Difference{Diff: []diff.Change{}}}, nil
 }
 
 func etag(digest string) string { return `"` + digest + `"` }

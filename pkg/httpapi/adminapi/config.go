@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -143,14 +144,24 @@ func (h *Handler) put(c *gin.Context) error {
 	if err != nil && !errors.Is(err, revision.ErrNone) {
 		return err
 	}
-	doc, err := parse(media, body)
-	if fields, invalid := violations(err); invalid {
-		return h.refuse(c, in, base, fields)
-	}
+	out, err := h.replace(ctx, in, base, func() (spec.Document, error) { return parse(media, body) })
 	if err != nil {
 		return err
 	}
-	return h.apply(c, in, base, doc, http.StatusOK)
+	return answer(c, out, http.StatusOK)
+}
+
+// replace puts the document that make returns in the place of base. Where it is not
+// valid, the outcome says so.
+func (h *Handler) replace(ctx context.Context, in change, base document, make func() (spec.Document, error)) (Outcome, error) {
+	doc, err := make()
+	if fields, invalid := violations(err); invalid {
+		return refuse(in, base, fields)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	return h.apply(ctx, in, base, doc)
 }
 
 // readBody reads a document as text.

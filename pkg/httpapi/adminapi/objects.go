@@ -167,7 +167,11 @@ func (h *Handler) editObject(c *gin.Context, in change, list string, e edit) err
 		if i < 0 {
 			return p.inUse(fields)
 		}
-		return h.refuse(c, in, base, within(fields, p.at(i)))
+		out, err := refuse(in, base, within(fields, p.at(i)))
+		if err != nil {
+			return err
+		}
+		return answer(c, out, http.StatusOK)
 	}
 	if err != nil {
 		return err
@@ -177,7 +181,11 @@ func (h *Handler) editObject(c *gin.Context, in change, list string, e edit) err
 		status = http.StatusCreated
 	}
 	in.put.IfMatch = base.digest
-	return h.apply(c, in, base, doc, status)
+	out, err := h.apply(ctx, in, base, doc)
+	if err != nil {
+		return err
+	}
+	return answer(c, out, status)
 }
 
 // base is the document that a change is made to, in parts. The conditions are

@@ -169,23 +169,31 @@ func (h *Handler) rollback(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if in.dryRun {
-		r, err := h.Revisions.Get(ctx, n)
-		if err != nil {
-			return err
-		}
-		doc, err := r.Parse()
-		if fields, invalid := violations(withoutPlaces(err)); invalid {
-			return h.refuse(c, in, base, fields)
-		}
-		if err != nil {
-			return err
-		}
-		return h.wouldApply(c, in, base, doc)
-	}
-	r, err := h.Revisions.Rollback(ctx, n, in.put)
+	out, err := h.rolledBack(ctx, in, base, n)
 	if err != nil {
 		return err
 	}
-	return h.applied(c, base, r, http.StatusOK)
+	return answer(c, out, http.StatusOK)
+}
+
+func (h *Handler) rolledBack(ctx context.Context, in change, base document, n int64) (Outcome, error) {
+	if !in.dryRun {
+		r, err := h.Revisions.Rollback(ctx, n, in.put)
+		if err != nil {
+			return Outcome{}, err
+		}
+		return h.applied(ctx, base, r)
+	}
+	r, err := h.Revisions.Get(ctx, n)
+	if err != nil {
+		return Outcome{}, err
+	}
+	doc, err := r.Parse()
+	if fields, invalid := violations(withoutPlaces(err)); invalid {
+		return refuse(in, base, fields)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	return wouldApply(in, base, doc)
 }

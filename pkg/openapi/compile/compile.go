@@ -18,6 +18,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/openapi"
+	"github.com/keywarden/keywarden/pkg/openapi/contract"
 	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/spec/check"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
@@ -51,11 +52,16 @@ type Options struct {
 
 	// Source is the name of the file, for messages.
 	Source string
+
+	// Validate, the text of the description, puts it into the fragment and holds every
+	// operation to it; without it nothing is validated.
+	Validate []byte
 }
 
 // Fragment is the part of a gateway document that is about one API.
 type Fragment struct {
 	API      string
+	APIs     []spec.API
 	Services []Service
 	Routes   []spec.Route
 
@@ -88,6 +94,8 @@ type compiler struct {
 	noted   map[string]bool // what is said once
 	byURL   map[string]string
 	out     Fragment
+
+	contract *contract.API // nil until it is needed
 }
 
 // Compile translates a description. The error is a *[openapi.Violations] with all
@@ -98,8 +106,11 @@ func Compile(doc *openapi.Document, o Options) (*Fragment, error) {
 	}
 	c := &compiler{doc: doc, options: o, noted: map[string]bool{}, byURL: map[string]string{}}
 	c.out.API = o.API
+	if len(o.Validate) > 0 {
+		c.out.APIs = []spec.API{{Name: o.API, OpenAPI: string(o.Validate)}}
+	}
 	if o.Service == "" && doc.Service == nil && doc.Backend == nil && doc.Server.Origin == "" && len(doc.Operations) > 0 && c.unserved() {
-		c.fail(doc.Server.Place, "names no server with a host: say --service, or x-keywarden-service at the top of the document")
+		c.fail(doc.Server.Place, "names no server with a host: say --service (service= in a call of the admin API), or x-keywarden-service at the top of the document")
 	}
 	type placed struct {
 		order string
@@ -186,10 +197,36 @@ func (c *compiler) route(op *openapi.Operation, t target) spec.Route {
 	}
 	r.Auth = c.auth(op)
 	c.policies(op, &r.Policies)
+	if len(c.out.APIs) > 0 {
+		c.validated(op, &r)
+	}
 	if b := c.backend(op); b != nil && b.Deadline > 0 && r.Timeout == nil {
 		r.Timeout = &policies.Timeout{Gate: policies.Gate{Mode: policies.Enforce}, After: quantity.Duration(b.Deadline * float64(time.Second))}
 	}
 	return r
+}
+
+// maxValidated bounds the bodies that are checked.
+const maxValidated = 1 << 20
+
+// validated holds the route to its operation, whose schemas have to compile.
+func (c *compiler) validated(op *openapi.Operation, r *spec.Route) {
+	id := op.ID
+	if id == "" {
+		id = op.Method + " " + op.Path.String()
+	}
+	r.Operation = &spec.Operation{API: c.options.API, ID: id}
+	r.Validation = &policies.Validation{Gate: policies.Gate{Mode: policies.Enforce}, MaxBody: maxValidated, Answers: true}
+	if c.contract == nil {
+		var err error
+		if c.contract, err = contract.New(c.doc); err != nil {
+			c.fail(openapi.Place{}, "cannot be validated: %s", err)
+			return
+		}
+	}
+	if _, err := c.contract.Operation(id); err != nil {
+		c.fail(op.Place, "cannot be validated: %s", err)
+	}
 }
 
 func decoded(base string) string {

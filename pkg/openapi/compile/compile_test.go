@@ -106,7 +106,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"two credentials", get("security: [{key: [], cert: []}]"), "4:31: paths./a.get.security[0]: GET /a: needs key and certificate together, and a request can have one credential; name them as alternatives, or one alone"},
 		{"for the whole document", "security: [{pass: []}]\n" + get(""), `1:13: security[0].pass: GET /a: needs "pass" (http basic), for which the gateway has no authenticator; it has apiKey, http bearer, oauth2, openIdConnect and mutualTLS`},
 		{"a scope that nobody can hold", get("security: [{login: ['https://a/Read']}]"), `4:32: paths./a.get.security[0].login: GET /a: needs the scope "https://a/Read", which no key or token can hold: scopes consist of lower-case letters, digits, dots, hyphens and underscores, in parts with colons between them`},
-		{"no server", strings.Replace(get(""), "https://a.example.com", "", 1), "3:17: servers[0].url: names no server with a host: say --service, or x-keywarden-service at the top of the document"},
+		{"no server", strings.Replace(get(""), "https://a.example.com", "", 1), "3:17: servers[0].url: names no server with a host: say --service (service= in a call of the admin API), or x-keywarden-service at the top of the document"},
 		{"a service that is neither", get("x-keywarden-service: 'a b'"), `4:41: paths./a.get.x-keywarden-service: is neither a URL nor the name of a service: "a b"`},
 		{"a service with a query", get("x-keywarden-service: 'http://a/?b'"), `4:41: paths./a.get.x-keywarden-service: the service "http://a/?b" must be an http or https URL with a host, without query`},
 		{"an extension of the wrong kind", get("x-keywarden-timeout: soon"), "4:41: paths./a.get.x-keywarden-timeout.after: must be a time with its unit, such as 500ms, 30s or 2m"},
@@ -356,6 +356,41 @@ func TestMergeFillsAnEmptyDocument(t *testing.T) {
 	for _, text := range []string{"version: 1\nservices: []\nroutes: []\n", "{version: 1, services: [], routes: []}", `{"version":1,"services":[],"routes":[]}`, "version: 1\n"} {
 		if _, doc, err := f.Merge([]byte(text)); err != nil || len(doc.Routes) != 1 || len(doc.Services) != 1 {
 			t.Errorf("%s: %v %+v", text, err, doc)
+		}
+	}
+}
+
+func TestValidationHoldsEveryRouteToItsOperation(t *testing.T) {
+	text, err := os.ReadFile("../testdata/animals30.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := compile.Options{API: "animals", Service: "http://127.0.0.1:8081", Validate: text}
+	f := compiled(t, string(text), o)
+	doc, err := spec.Parse("", []byte(yamlOf(t, f)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(doc.APIs) != 1 || doc.APIs[0].OpenAPI != string(text) {
+		t.Errorf("the description is not what it was: %q", doc.APIs)
+	}
+	for _, r := range doc.Routes {
+		if r.Operation == nil || r.Operation.API != "animals" || r.Validation == nil || !r.Validation.Answers {
+			t.Errorf("%s is not held to its operation", r.Name)
+		}
+	}
+	merged, again, err := f.Merge([]byte("version: 1\nservices: []\nroutes: []\napis: [{name: other, openapi_file: /x}]\n"))
+	if err != nil || len(again.APIs) != 2 {
+		t.Fatalf("%v %v", again.APIs, err)
+	}
+	o.Validate = nil
+	if _, again, err = compiled(t, string(text), o).Merge(merged); err != nil || len(again.APIs) != 1 || again.APIs[0].Name != "other" {
+		t.Errorf("an import without --validate leaves %v, %v", again.APIs, err)
+	}
+	bad := strings.Replace(string(text), "type: string", "type: nothing", 1)
+	if doc, err := openapi.Parse("", []byte(bad)); err == nil {
+		if _, err := compile.Compile(doc, compile.Options{API: "animals", Service: "http://127.0.0.1:8081", Validate: []byte(bad)}); err == nil {
+			t.Error("a schema that does not compile is accepted")
 		}
 	}
 }

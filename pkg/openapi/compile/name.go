@@ -48,5 +48,8 @@ func slug(text string) string {
 	return strings.Trim(b.String(), "-")
 }
 
+// ValidName reports whether an API can have the name.
+func ValidName(api string) bool { return apiName.MatchString(api) }
+
 // Owns reports whether a route of this name is of the API.
 func Owns(api, route string) bool { return strings.HasPrefix(route, api+".") }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,35 @@ func (f *Fragment) YAML() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dump(mapping("version", scalar("1", "!!int"), "services", services, "routes", routes))
+	top := mapping("version", scalar("1", "!!int"))
+	if len(f.APIs) > 0 {
+		apis, err := f.apis()
+		if err != nil {
+			return nil, err
+		}
+		top.Content = append(top.Content, mapping("apis", apis).Content...)
+	}
+	top.Content = append(top.Content, mapping("services", services, "routes", routes).Content...)
+	return dump(top)
+}
+
+// apis are the descriptions as a list of YAML, their texts as blocks.
+func (f *Fragment) apis() (*yaml.Node, error) {
+	list := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+	for _, a := range f.APIs {
+		n, err := node(a)
+		if err != nil {
+			return nil, err
+		}
+		n.Style = 0
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == "openapi" {
+				n.Content[i+1].Style = yaml.LiteralStyle
+			}
+		}
+		list.Content = append(list.Content, n)
+	}
+	return list, nil
 }
 
 // nodes are the services and routes as lists of YAML.
@@ -126,12 +155,31 @@ func (f *Fragment) Merge(into []byte) ([]byte, spec.Document, error) {
 	list := listIn(top, "services")
 	list.Content = append(list.Content, services.Content...)
 	replace(listIn(top, "routes"), routes.Content, f.API)
+	if err := f.describe(top); err != nil {
+		return nil, spec.Document{}, err
+	}
 	text, err := dump(&root)
 	if err != nil {
 		return nil, spec.Document{}, err
 	}
 	doc, err := spec.Parse("", text)
 	return text, doc, err
+}
+
+// describe puts the descriptions in the place of those of the same name. Without any,
+// one that an earlier import has left goes.
+func (f *Fragment) describe(top *yaml.Node) error {
+	apis, err := f.apis()
+	if err != nil {
+		return err
+	}
+	if len(apis.Content) == 0 && !slices.ContainsFunc(top.Content, func(n *yaml.Node) bool { return n.Value == "apis" }) {
+		return nil
+	}
+	list := listIn(top, "apis")
+	list.Content = slices.DeleteFunc(list.Content, func(n *yaml.Node) bool { return nameOf(n) == f.API })
+	list.Content = append(list.Content, apis.Content...)
+	return nil
 }
 
 // replace puts items where the routes of the API are, or at the end.
