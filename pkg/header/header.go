@@ -53,6 +53,7 @@ func Reserved(name string) bool {
 	case 'x':
 		return beginsWith(name, "x-consumer") || beginsWith(name, "x-forwarded") ||
 			is(name, "x-real-ip") || is(name, "x-api-key") || is(name, "x-request-id") || is(name, "x-mirrored") ||
+			is(name, "x-keywarden-identity") ||
 			is(name, "x-http-method-override") || is(name, "x-http-method") || is(name, "x-method-override") ||
 			is(name, "x-original-url") || is(name, "x-rewrite-url") || is(name, "x-original-host") ||
 			is(name, "x-client-ip") || is(name, "x-cluster-client-ip") || is(name, "x-original-forwarded-for") ||

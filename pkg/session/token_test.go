@@ -36,7 +36,7 @@ func TestIssuedTokenIsAccepted(t *testing.T) {
 	want := &claims{
 		Issuer: testIssuer, Subject: testUser.ID, Audience: testAudience, Expires: now + int64(testTTL/time.Second),
 		NotBefore: now, IssuedAt: now, ID: got.ID, Session: testSession, Role: "user",
-		Scope: "keys:read keys:write orders:read profile:read profile:write usage:read",
+		Scope: "apps:read apps:write keys:read keys:write orders:read profile:read profile:write usage:read",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -178,7 +178,7 @@ func (v *Verifier) Apply(e changes.Event) {
 	case changes.UserChanged, changes.UserSessionsEnded:
 		v.sessions.InvalidateIf(func(s *standing) bool { return s.state.UserID == e.Subject })
 	case changes.KeyChanged, changes.SigningKeysChanged, changes.GatewayChanged, changes.QuotaChanged, changes.CachePurged,
-		changes.SecretChanged:
+		changes.SecretChanged, changes.AppChanged, changes.ProductChanged:
 	}
 }
 

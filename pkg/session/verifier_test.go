@@ -49,7 +49,7 @@ func TestPrincipalIsTheUserOfTheSession(t *testing.T) {
 	got, err := v.VerifyToken(t.Context(), issue(t, s))
 	want := &access.Principal{
 		Kind: access.KindUser, UserID: testUser.ID, Role: access.RoleUser, SessionID: testSession,
-		Scopes: []string{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"},
+		Scopes: []string{"apps:read", "apps:write", "keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+
+	"github.com/keywarden/keywarden/pkg/gateway/forward"
 )
 
 // removeCredentials keeps the caller's credential from the service. On a route
-// that authenticates, Authorization was for the gateway. On another it is between
+// that authenticates, Authorization was for the gateway, and a service that the
+// gateway shows a credential of its own gets none of the caller's. On another it is between
 // client and service, unless it holds a key or an access token of this platform
 // by mistake: whoever has that may act for the user.
 func removeCredentials(h http.Header, authenticated bool, issuer string) {
@@ -85,4 +88,34 @@ func holdsToken(value, issuer string) bool {
 		}
 	}
 	return false
+}
+
+// present sends the request with the credential of the service, which is put there
+// at last: nothing that looks at the request before sees it.
+//
+// When the service does not accept it and another can be had by now, a request that
+// may be repeated (RFC 9110 section 9.2.2) is, once.
+func (x *exchange) present(out *http.Request) (*http.Response, error) {
+	s, caller := x.route.service, x.caller(out.Context())
+	presented, err := s.credential.Apply(out, caller)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.backend.Load().Send(&x.forward, out)
+	if err != nil || answer.StatusCode != http.StatusUnauthorized || answer.Header["Www-Authenticate"] == nil {
+		return answer, err
+	}
+	repeatable := forward.Repeatable(out)
+	if !s.credential.Renew(out.Context(), presented, repeatable) || !repeatable {
+		return answer, nil
+	}
+	// What was sent may still be in the hands of its transport.
+	again := out.Clone(out.Context())
+	if _, err := s.credential.Apply(again, caller); err != nil {
+		return answer, nil //nolint:nilerr // the first answer stands
+	}
+	_ = answer.Body.Close()
+	x.forward.End(false)
+	x.forward = forward.Exchange{Hash: x.forward.Hash, Host: x.forward.Host}
+	return s.backend.Load().Send(&x.forward, again)
 }

@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/keywarden/keywarden/pkg/gateway/credential"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 )
 
@@ -79,6 +80,8 @@ type Service struct {
 	idle    time.Duration
 	common  []attribute.KeyValue // of spans
 	reverse *httputil.ReverseProxy
+
+	credential *credential.Credential // nil: none is presented
 }
 
 // ServiceConfig is what a service is made of. Hash may be nil.
@@ -87,6 +90,9 @@ type ServiceConfig struct {
 	Base    string // escaped canonical path that is put before every request's
 	Backend *forward.Service
 	Hash    func(*http.Request) uint64 // of a request, for consistent hashing
+
+	// Credential is presented to the backend; nil for none.
+	Credential *credential.Credential
 
 	// Changing says that targets come and go. They are measured together then: each
 	// would leave its metrics behind.
@@ -106,6 +112,8 @@ func (p *Proxy) Service(c ServiceConfig) *Service {
 		timeout: c.Timeout,
 		idle:    c.IdleTimeout,
 		common:  []attribute.KeyValue{attrService.String(c.Name)},
+
+		credential: c.Credential,
 	}
 	s.backend.Store(c.Backend)
 	if c.Changing {
@@ -138,5 +146,9 @@ type transport struct{ service *Service }
 
 // RoundTrip implements [http.RoundTripper].
 func (t transport) RoundTrip(out *http.Request) (*http.Response, error) {
-	return t.service.backend.Load().Send(&exchangeFrom(out.Context()).forward, out)
+	x := exchangeFrom(out.Context())
+	if t.service.credential != nil {
+		return x.present(out)
+	}
+	return t.service.backend.Load().Send(&x.forward, out)
 }

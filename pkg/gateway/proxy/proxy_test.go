@@ -26,6 +26,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway/balance"
+	"github.com/keywarden/keywarden/pkg/gateway/credential"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
@@ -55,6 +56,8 @@ type setup struct {
 	retired   bool // the pool is retired before the first request
 	http2     bool // over TLS
 	outer     func(http.Handler) http.Handler
+
+	credential *credential.Credential
 }
 
 func newFront(t *testing.T, target string, s setup) *front {
@@ -86,7 +89,9 @@ func newFront(t *testing.T, target string, s setup) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var h http.Handler = p.Service(serviceOf(t, u, pool)).Route(s.route)
+	config := serviceOf(t, u, pool)
+	config.Credential = s.credential
+	var h http.Handler = p.Service(config).Route(s.route)
 	if s.retired {
 		pools.Keep(nil)
 	}

@@ -50,11 +50,8 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	if in.ProtoMajor >= 2 && trailers != nil {
 		out.Header["Te"] = trailers // gRPC servers refuse calls without it; trailers of answers do pass
 	}
-	var principal *access.Principal
-	if x.route.authenticated || x.route.optional {
-		principal = access.PrincipalFrom(in.Context())
-	}
-	removeCredentials(out.Header, x.route.authenticated || principal != nil, s.proxy.issuer)
+	principal := x.caller(in.Context())
+	removeCredentials(out.Header, x.route.authenticated || principal != nil || s.credential != nil, s.proxy.issuer)
 	restrictUpgrade(out.Header)
 
 	f := fields{header: out.Header}
@@ -67,6 +64,14 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 		f.set(headerMirrored, "1")
 	}
 	s.setTrace(in.Context(), out.Header)
+}
+
+// caller is who calls, where the route asks for it; nil is nobody it knows.
+func (x *exchange) caller(ctx context.Context) *access.Principal {
+	if x.route.authenticated || x.route.optional {
+		return access.PrincipalFrom(ctx)
+	}
+	return nil
 }
 
 // setTrace replaces the client's trace context by that of this request, if there
@@ -105,6 +110,25 @@ func setIdentity(f *fields, p *access.Principal) {
 	f.set(headerConsumerKey, p.KeyID)
 	if p.Kind == access.KindCertificate { // that of a key is any text of its owner
 		f.set(headerConsumerName, p.KeyName)
+	}
+}
+
+// unseal puts the values of sealed fields where what may be shown of them is. A copy
+// of a request is for another service, to which they are nobody's business.
+func unseal(h http.Header, sealed []reqctx.SealedField, mirrored bool) {
+	for _, s := range sealed {
+		if mirrored {
+			delete(h, s.Name)
+			continue
+		}
+		values := slices.Clone(h[s.Name])
+		for at := len(values) - 1; at >= 0; at-- { // the client's own come first
+			if values[at] == s.Shown {
+				values[at] = s.Value.Reveal()
+				h[s.Name] = values
+				break
+			}
+		}
 	}
 }
 
@@ -157,24 +181,5 @@ func restrictUpgrade(h http.Header) {
 	if !strings.EqualFold(h.Get("Upgrade"), "websocket") {
 		delete(h, "Upgrade")
 		delete(h, "Connection")
-	}
-}
-
-// unseal puts the values of sealed fields where what may be shown of them is. A copy
-// of a request is for another service, to which they are nobody's business.
-func unseal(h http.Header, sealed []reqctx.SealedField, mirrored bool) {
-	for _, s := range sealed {
-		if mirrored {
-			delete(h, s.Name)
-			continue
-		}
-		values := slices.Clone(h[s.Name])
-		for at := len(values) - 1; at >= 0; at-- { // the client's own come first
-			if values[at] == s.Shown {
-				values[at] = s.Value.Reveal()
-				h[s.Name] = values
-				break
-			}
-		}
 	}
 }

@@ -56,6 +56,9 @@ type Service struct {
 
 	Protocol string      `json:"protocol"`
 	TLS      *BackendTLS `json:"tls,omitempty"`
+
+	// Credential is what the gateway presents to the service, in place of the caller's.
+	Credential *Credential `json:"credential,omitempty"`
 }
 
 // Defaults of a service.
@@ -87,6 +90,9 @@ func (s *Service) Normalise() {
 	}
 	if s.Retry != nil {
 		s.Retry.Normalise()
+	}
+	if s.Credential != nil {
+		s.Credential.Normalise()
 	}
 }
 
@@ -124,6 +130,9 @@ func (s *Service) Validate(path string, v *check.Checker) {
 	}
 	if s.TLS != nil {
 		s.TLS.Validate(path+".tls", s.https(), v)
+	}
+	if s.Credential != nil {
+		s.Credential.Validate(path+".credential", v)
 	}
 }
 
