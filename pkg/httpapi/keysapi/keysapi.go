@@ -53,6 +53,7 @@ func (h *Handler) Mount(r gin.IRouter) {
 type Key struct {
 	ID         string     `json:"id" example:"01890a5d-ac96-774b-bcce-b302099a8057"`
 	UserID     string     `json:"user_id"`
+	App        string     `json:"app,omitempty"` // id of the app that the key belongs to; absent for none
 	Name       string     `json:"name" example:"ci"`
 	Env        string     `json:"env" enums:"live,test"`
 	Prefix     string     `json:"prefix" example:"kw_live_4fGh2kLmN0pQ"` // how the key begins
@@ -64,6 +65,10 @@ type Key struct {
 	UpdatedAt  time.Time  `json:"updated_at"`
 	LastUsedAt *time.Time `json:"last_used_at"` // to the minute
 	RevokedAt  *time.Time `json:"revoked_at,omitempty"`
+
+	QuarantinedAt  *time.Time `json:"quarantined_at,omitempty"`  // somebody who held the key reported it as leaked: it is refused until it is rotated
+	QuarantineNote string     `json:"quarantine_note,omitempty"` // what they said
+	Canary         bool       `json:"canary,omitempty"`          // a trap that opens nothing and raises an alarm
 }
 
 // MintedKey is a key with its secret, shown this once.
@@ -78,9 +83,10 @@ func show(k apikey.Key) Key {
 		allowed = append(allowed, p.String())
 	}
 	return Key{
-		ID: k.ID, UserID: k.UserID, Name: k.Name, Env: string(k.Env), Prefix: k.Prefix, LastFour: k.LastFour,
+		ID: k.ID, UserID: k.UserID, App: k.App, Name: k.Name, Env: string(k.Env), Prefix: k.Prefix, LastFour: k.LastFour,
 		Scopes: k.Scopes, AllowedIPs: allowed, ExpiresAt: k.ExpiresAt, CreatedAt: k.CreatedAt,
 		UpdatedAt: k.UpdatedAt, LastUsedAt: k.LastUsedAt, RevokedAt: k.RevokedAt,
+		QuarantinedAt: k.QuarantinedAt, QuarantineNote: k.QuarantineNote, Canary: k.Canary,
 	}
 }
 
@@ -96,6 +102,8 @@ type CreateRequest struct {
 	ExpiresAt  *string  `json:"expires_at" format:"date-time" example:"2030-01-31T12:00:00Z"` // or expires_in
 	ExpiresIn  *int64   `json:"expires_in" example:"2592000"`                                 // seconds
 	AllowedIPs []string `json:"allowed_ips" example:"203.0.113.0/24"`                         // addresses or networks; none for everywhere
+	App        string   `json:"app" example:"01890a5d-ac96-774b-bcce-b302099a8057"`           // id of an app of yours: the key reaches what that is subscribed to, and nothing else
+	Canary     bool     `json:"canary"`                                                       // a trap: the key opens nothing, and every use raises an alarm (needs config:write)
 }
 
 // maxExpiresIn keeps the sum of a time and a number of seconds representable.
@@ -115,7 +123,7 @@ const maxExpiresIn = 100 * 366 * 24 * 3600
 //	@Success		201				{object}	MintedKey
 //	@Failure		400				{object}	problem.Document
 //	@Failure		401				{object}	problem.Document
-//	@Failure		403				{object}	problem.Document	"needs keys:write"
+//	@Failure		403				{object}	problem.Document	"needs keys:write, and config:write for a canary"
 //	@Failure		409				{object}	problem.Document	"the user has too many keys"
 //	@Failure		413				{object}	problem.Document
 //	@Failure		415				{object}	problem.Document
@@ -132,11 +140,17 @@ func (h *Handler) create(c *gin.Context) error {
 		return err
 	}
 	p := httpapi.Principal(c)
-	if err := withinCaller(p, in.Scopes); err != nil {
+	if err := h.withinCaller(p, in.Scopes); err != nil {
 		return err
+	}
+	if in.Canary {
+		if err := h.Guard.Check(p, access.ScopeConfigWrite); err != nil {
+			return err
+		}
 	}
 	m, err := h.Keys.Create(c.Request.Context(), p.UserID, p.Role, apikey.Request{
 		Name: in.Name, Env: apikey.Environment(in.Env), Scopes: in.Scopes, ExpiresAt: at, ExpiresIn: lifetime, AllowedIPs: in.AllowedIPs,
+		App: in.App, Canary: in.Canary,
 	}, c.GetHeader("Idempotency-Key"))
 	if err != nil {
 		return err
@@ -148,9 +162,9 @@ func (h *Handler) create(c *gin.Context) error {
 
 // withinCaller keeps a key from making, or getting the secret of, a key that may
 // do more than itself. The answer does not repeat what was typed.
-func withinCaller(p *access.Principal, scopes []string) error {
+func (h *Handler) withinCaller(p *access.Principal, scopes []string) error {
 	for i, s := range scopes {
-		if !p.Has(s) && p.Kind == access.KindKey {
+		if p.Kind == access.KindKey && !h.Guard.Holds(p, s) {
 			return access.ErrScope.WithDetail("The calling API key does not hold scopes[%d] and cannot give it to another.", i)
 		}
 	}
@@ -183,6 +197,13 @@ func owner(p *access.Principal) string {
 	return p.UserID
 }
 
+// reached notes that the caller has needed keys:admin, when the key is another user's.
+func reached(g *httpapi.Guard, c *gin.Context, k apikey.Key) {
+	if p := httpapi.Principal(c); p.UserID != k.UserID {
+		g.Needed(p, access.ScopeKeysAdmin)
+	}
+}
+
 // list shows the caller's keys.
 //
 //	@Summary		List API keys
@@ -192,6 +213,7 @@ func owner(p *access.Principal) string {
 //	@Security		BearerAuth
 //	@Security		ApiKeyAuth
 //	@Param			user_id	query		string	false	"whose keys (needs keys:admin)"
+//	@Param			app		query		string	false	"only keys of this app"
 //	@Param			revoked	query		string	false	"whether revoked keys are listed too"	Enums(true, false)
 //	@Param			limit	query		int		false	"items per page"						minimum(1)	maximum(200)	default(50)
 //	@Param			cursor	query		string	false	"next_cursor of the page before"
@@ -202,7 +224,7 @@ func owner(p *access.Principal) string {
 //	@Failure		503		{object}	problem.Document
 //	@Router			/api-keys [get]
 func (h *Handler) list(c *gin.Context) error {
-	q, err := h.Cursors.ListQuery(c, "api-keys", "user_id", "revoked")
+	q, err := h.Cursors.ListQuery(c, "api-keys", "user_id", "app", "revoked")
 	if err != nil {
 		return err
 	}
@@ -213,13 +235,13 @@ func (h *Handler) list(c *gin.Context) error {
 	p := httpapi.Principal(c)
 	user := p.UserID
 	if asked := q.Get("user_id"); asked != "" && asked != user {
-		if err := access.Require(p, access.ScopeKeysAdmin); err != nil {
+		if err := h.Guard.Check(p, access.ScopeKeysAdmin); err != nil {
 			return err
 		}
 		user = asked
 	}
 	found, err := h.Keys.List(c.Request.Context(), apikey.Filter{
-		UserID: user, IncludeRevoked: revoked == "true", Before: q.After, Limit: q.Limit + 1,
+		UserID: user, App: q.Get("app"), IncludeRevoked: revoked == "true", Before: q.After, Limit: q.Limit + 1,
 	})
 	if err != nil {
 		return err
@@ -275,6 +297,7 @@ func (h *Handler) get(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	reached(h.Guard, c, k)
 	c.JSON(http.StatusOK, show(k))
 	return nil
 }
@@ -332,7 +355,7 @@ func (h *Handler) update(c *gin.Context) error {
 	}
 	p := httpapi.Principal(c)
 	if in.Scopes != nil {
-		if err := withinCaller(p, *in.Scopes); err != nil {
+		if err := h.withinCaller(p, *in.Scopes); err != nil {
 			return err
 		}
 	}
@@ -340,6 +363,7 @@ func (h *Handler) update(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	reached(h.Guard, c, k)
 	c.JSON(http.StatusOK, show(k))
 	return nil
 }
@@ -352,7 +376,7 @@ type RotateRequest struct {
 // rotate gives a key a new secret.
 //
 //	@Summary		Rotate an API key
-//	@Description	The key keeps its id, name, scopes and history; the new secret is shown in this answer and never again. The old one keeps working for the grace, which may be 0.
+//	@Description	The key keeps its id, name, scopes and history; the new secret is shown in this answer and never again. The old one keeps working for the grace, which may be 0. A key in quarantine leaves it; its old secret ends at once.
 //	@Tags			api-keys
 //	@Accept			json
 //	@Produce		json
@@ -388,6 +412,7 @@ func (h *Handler) rotate(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	reached(h.Guard, c, m.Key)
 	c.JSON(http.StatusOK, showMinted(m))
 	return nil
 }
@@ -403,7 +428,7 @@ func (h *Handler) mayHold(c *gin.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return withinCaller(p, k.Scopes)
+	return h.withinCaller(p, k.Scopes)
 }
 
 // receiptTimeout is how long a revocation waits for the replicas.
@@ -433,9 +458,13 @@ func (h *Handler) revoke(c *gin.Context) error {
 		return problem.ErrInvalid.WithField("wait", "must be true or false")
 	}
 	ctx := c.Request.Context()
-	epoch, err := h.Keys.Revoke(ctx, owner(httpapi.Principal(c)), c.Param("id"))
+	whose := owner(httpapi.Principal(c))
+	epoch, err := h.Keys.Revoke(ctx, whose, c.Param("id"))
 	if err != nil {
 		return err
+	}
+	if whose == "" { // whose key it was is not known here, and to count the scope is to leave it
+		h.Guard.Needed(httpapi.Principal(c), access.ScopeKeysAdmin)
 	}
 	if wait != "true" {
 		c.Status(http.StatusNoContent)

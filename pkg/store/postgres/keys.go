@@ -20,13 +20,15 @@ var (
 )
 
 const keyColumns = `k.id::text, k.public_id, k.user_id::text, k.name, k.env, k.prefix, k.last_four, k.scopes, k.allowed_ips,
-	k.expires_at, k.created_at, k.updated_at, k.revoked_at, k.last_used_at`
+	k.expires_at, k.created_at, k.updated_at, k.revoked_at, k.last_used_at, coalesce(k.app_id::text, ''),
+	k.quarantined_at, k.quarantine_note, k.canary`
 
 // keyDest is where a row of keyColumns goes; allowed is to be parsed after.
 func keyDest(k *apikey.Key, allowed *[]string) []any {
 	return []any{
 		&k.ID, &k.PublicID, &k.UserID, &k.Name, &k.Env, &k.Prefix, &k.LastFour, &k.Scopes, allowed,
-		&k.ExpiresAt, &k.CreatedAt, &k.UpdatedAt, &k.RevokedAt, &k.LastUsedAt,
+		&k.ExpiresAt, &k.CreatedAt, &k.UpdatedAt, &k.RevokedAt, &k.LastUsedAt, &k.App,
+		&k.QuarantinedAt, &k.QuarantineNote, &k.Canary,
 	}
 }
 
@@ -62,15 +64,7 @@ func prefixTexts(prefixes []netip.Prefix) []string {
 }
 
 func oneKey(ctx context.Context, q querier, sql string, args ...any) (apikey.Key, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return apikey.Key{}, err
-	}
-	k, err := pgx.CollectExactlyOneRow(rows, scanKey)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return apikey.Key{}, apikey.ErrNotFound
-	}
-	return k, err
+	return one(ctx, q, scanKey, apikey.ErrNotFound, sql, args...)
 }
 
 // errKept ends a transaction whose answer was kept from an earlier one.
@@ -127,10 +121,13 @@ func (s *Store) InsertKey(ctx context.Context, k apikey.Key, secret apikey.Secre
 		if live >= limit {
 			return apikey.ErrTooMany
 		}
+		if err := lockAppOfKey(ctx, tx, k); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `
-			INSERT INTO api_keys (id, public_id, user_id, name, env, prefix, last_four, scopes, allowed_ips, expires_at, created_at, updated_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)`,
-			k.ID, k.PublicID, k.UserID, k.Name, k.Env, k.Prefix, k.LastFour, k.Scopes, prefixTexts(k.AllowedIPs), k.ExpiresAt, k.CreatedAt)
+			INSERT INTO api_keys (id, public_id, user_id, name, env, prefix, last_four, scopes, allowed_ips, expires_at, created_at, updated_at, app_id, canary)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, nullif($12, '')::uuid, $13)`,
+			k.ID, k.PublicID, k.UserID, k.Name, k.Env, k.Prefix, k.LastFour, k.Scopes, prefixTexts(k.AllowedIPs), k.ExpiresAt, k.CreatedAt, k.App, k.Canary)
 		if err != nil {
 			return err
 		}
@@ -168,8 +165,11 @@ func (s *Store) RotateKey(ctx context.Context, id string, secret apikey.Secret, 
 		if k.RevokedAt != nil {
 			return apikey.ErrRevoked
 		}
+		if k.QuarantinedAt != nil {
+			graceEnd = now // the old secret is the one that leaked
+		}
 		k, err = oneKey(ctx, tx, `
-			UPDATE api_keys k SET last_four = $2, updated_at = $3 WHERE id = $1 RETURNING `+keyColumns, id, lastFour, now)
+			UPDATE api_keys k SET last_four = $2, updated_at = $3, quarantined_at = NULL, quarantine_note = '' WHERE id = $1 RETURNING `+keyColumns, id, lastFour, now)
 		if err != nil {
 			return err
 		}
@@ -199,14 +199,26 @@ func (s *Store) Key(ctx context.Context, id string) (apikey.Key, error) {
 	return k, unavailable(err)
 }
 
+// OwnsKey reports whether the user has a key of this id, whatever became of it.
+func (s *Store) OwnsKey(ctx context.Context, userID, id string) (owns bool, err error) {
+	if !isUUID(userID) || !isUUID(id) {
+		return false, nil
+	}
+	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM api_keys WHERE id = $1 AND user_id = $2)`, id, userID).Scan(&owns)
+	return owns, unavailable(err)
+}
+
 // ListKeys implements apikey.Store.
 func (s *Store) ListKeys(ctx context.Context, f apikey.Filter) ([]apikey.Key, error) {
-	if f.UserID != "" && !isUUID(f.UserID) || f.Before != "" && !isUUID(f.Before) {
+	if f.UserID != "" && !isUUID(f.UserID) || f.Before != "" && !isUUID(f.Before) || f.App != "" && !isUUID(f.App) {
 		return nil, nil
 	}
 	var w where
 	if f.UserID != "" {
 		w.add(`k.user_id = ?`, f.UserID)
+	}
+	if f.App != "" {
+		w.add(`k.app_id = ?`, f.App)
 	}
 	if !f.IncludeRevoked {
 		w.add(`k.revoked_at IS NULL`)
@@ -214,12 +226,7 @@ func (s *Store) ListKeys(ctx context.Context, f apikey.Filter) ([]apikey.Key, er
 	if f.Before != "" {
 		w.add(`k.id < ?`, f.Before)
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+keyColumns+` FROM api_keys k`+w.sql()+` ORDER BY k.id DESC LIMIT `+w.arg(f.Limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, scanKey)
-	return list, unavailable(err)
+	return many(ctx, s.pool, scanKey, `SELECT `+keyColumns+` FROM api_keys k`+w.sql()+` ORDER BY k.id DESC LIMIT `+w.arg(f.Limit), w.args...)
 }
 
 // UpdateKey implements apikey.Store.
@@ -234,6 +241,7 @@ func (s *Store) UpdateKey(ctx context.Context, id string, p apikey.Patch, now ti
 	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
 		k, err = oneKey(ctx, tx, `
 			UPDATE api_keys k SET name = coalesce($2, name), scopes = coalesce($3, scopes),
+				scopes_recorded_since = CASE WHEN $3 <@ scopes IS NOT FALSE THEN scopes_recorded_since ELSE $7 END,
 				allowed_ips = coalesce($4, allowed_ips),
 				expires_at = CASE WHEN $5 THEN NULL ELSE coalesce($6, expires_at) END, updated_at = $7
 			WHERE id = $1 AND revoked_at IS NULL RETURNING `+keyColumns,
@@ -268,10 +276,10 @@ func (s *Store) RevokeKey(ctx context.Context, id string, now time.Time, c chang
 
 // KeyByPublicID implements apikey.VerifyStore.
 func (s *Store) KeyByPublicID(ctx context.Context, publicID string) (apikey.Stored, error) {
-	// One row per secret; the key's columns repeat.
+	// One row per secret; the key's columns repeat, and what its app is entitled to.
 	rows, err := s.pool.Query(ctx, `
-		SELECT `+keyColumns+`, u.role, u.disabled, s.id::text, s.bcrypt, s.verifier, s.pepper_id, s.created_at, s.valid_until
-		FROM api_keys k JOIN users u ON u.id = k.user_id JOIN api_key_secrets s ON s.key_id = k.id
+		SELECT `+keyColumns+`, u.role, u.disabled, s.id::text, s.bcrypt, s.verifier, s.pepper_id, s.created_at, s.valid_until, `+grantColumns+`
+		FROM api_keys k JOIN users u ON u.id = k.user_id JOIN api_key_secrets s ON s.key_id = k.id LEFT JOIN apps a ON a.id = k.app_id
 		WHERE k.public_id = $1 ORDER BY s.created_at DESC LIMIT $2`, publicID, maxSecrets)
 	if err != nil {
 		return apikey.Stored{}, unavailable(err)
@@ -280,9 +288,10 @@ func (s *Store) KeyByPublicID(ctx context.Context, publicID string) (apikey.Stor
 		stored  apikey.Stored
 		secret  apikey.Secret
 		allowed []string
+		active  []entitled
 	)
 	dest := append(keyDest(&stored.Key, &allowed), &stored.OwnerRole, &stored.OwnerDisabled,
-		&secret.ID, &secret.Bcrypt, &secret.Verifier, &secret.PepperID, &secret.CreatedAt, &secret.ValidUntil)
+		&secret.ID, &secret.Bcrypt, &secret.Verifier, &secret.PepperID, &secret.CreatedAt, &secret.ValidUntil, &stored.AppSuspended, &active)
 	_, err = pgx.ForEachRow(rows, dest, func() error {
 		stored.Secrets = append(stored.Secrets, secret)
 		return nil
@@ -293,6 +302,7 @@ func (s *Store) KeyByPublicID(ctx context.Context, publicID string) (apikey.Stor
 	if len(stored.Secrets) == 0 {
 		return apikey.Stored{}, apikey.ErrNotFound
 	}
+	stored.Entitled = entitlements(active)
 	stored.Key.AllowedIPs, err = parsePrefixes(allowed)
 	return stored, err
 }

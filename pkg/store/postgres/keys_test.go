@@ -495,3 +495,17 @@ func TestListKeysLeavesOutRevokedOnes(t *testing.T) {
 		}
 	}
 }
+
+func TestKeyIsOwnedByItsUserAlone(t *testing.T) {
+	w := newWorld(t)
+	u, other := w.user("user"), w.user("user")
+	k, _ := w.key(u)
+	for _, c := range []struct {
+		user, key string
+		want      bool
+	}{{u.ID, k.ID, true}, {other.ID, k.ID, false}, {u.ID, "nothing", false}, {u.ID, "\x00", false}, {"", k.ID, false}} {
+		if got, err := w.OwnsKey(t.Context(), c.user, c.key); got != c.want || err != nil {
+			t.Errorf("%q of %q: %v %v", c.key, c.user, got, err)
+		}
+	}
+}
