@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/balance"
+	"github.com/keywarden/keywarden/pkg/gateway/credential"
 	"github.com/keywarden/keywarden/pkg/gateway/discovery"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/health"
@@ -44,7 +45,10 @@ type backend struct {
 	bulkhead *resilience.Bulkhead
 	budget   *resilience.Budget
 	watcher  *health.Watcher // nil without passive checks
-	active   *services.ActiveHealth
+
+	credential *credential.Credential // nil: none is presented
+
+	active *services.ActiveHealth
 
 	// What follows changes while the backend serves; Gateway.applying guards it.
 	addresses []services.Address
@@ -56,7 +60,7 @@ type backend struct {
 }
 
 // parts are the pieces of a service's configuration that have state, as JSON.
-type parts struct{ breaker, bulkhead, retry, active, discovery string }
+type parts struct{ breaker, bulkhead, retry, active, discovery, credential string }
 
 // encoded is the JSON of a piece; the types of a document always have one.
 func encoded(v any) string {
@@ -79,6 +83,7 @@ func (g *Gateway) backend(s *services.Service, before *backend) (*backend, error
 	}
 	b := &backend{name: s.Name, spec: s, config: config, active: activeOf(s), set: &targetSet{}, parts: parts{
 		encoded(s.Breaker), encoded(s.Bulkhead), encoded(s.Retry), encoded(activeOf(s)), encoded(s.Discovery),
+		encoded(s.Credential),
 	}}
 	addresses, base, err := s.Addresses()
 	if err != nil {
@@ -87,6 +92,9 @@ func (g *Gateway) backend(s *services.Service, before *backend) (*backend, error
 	b.addresses, b.known = addresses, s.Discovery == nil
 	b.takeOver(before)
 	b.protect(s, before)
+	if err := g.present(b, before); err != nil {
+		return nil, err
+	}
 	b.watcher = g.watcher(s)
 	set, err := g.assemble(s, b.addresses, before.set.states)
 	if err == nil {
@@ -97,6 +105,7 @@ func (g *Gateway) backend(s *services.Service, before *backend) (*backend, error
 	b.proxy = g.proxy.Service(proxy.ServiceConfig{
 		Name: s.Name, Base: base.EscapedPath(), Hash: hashOf(s.Balance.Hash), Backend: b.forwarder(),
 		Changing: s.Discovery != nil || err != nil, Timeout: time.Duration(s.Timeout), IdleTimeout: time.Duration(s.IdleTimeout),
+		Credential: b.credential,
 	})
 	return b, nil
 }
@@ -137,6 +146,19 @@ func identity(s *services.Service, target *url.URL, files upstream.TLS) upstream
 		ConnectTimeout: time.Duration(s.ConnectTimeout), ResponseTimeout: time.Duration(s.ResponseTimeout),
 		Protocol: protocol, TLS: files,
 	}
+}
+
+// present makes the credential that is presented, or takes over the one there was
+// with what it holds.
+func (g *Gateway) present(b, before *backend) (err error) {
+	if b.spec.Credential == nil {
+		return nil
+	}
+	b.credential = before.credential
+	if b.credential == nil || before.parts.credential != b.parts.credential {
+		b.credential, err = g.credentials.New(b.name, b.spec.Credential)
+	}
+	return err
 }
 
 // protect makes what stands in the way of trouble, or takes over what there was.

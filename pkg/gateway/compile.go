@@ -7,6 +7,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/gateway/chain"
+	"github.com/keywarden/keywarden/pkg/gateway/contracts"
 	"github.com/keywarden/keywarden/pkg/gateway/match"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
@@ -23,6 +24,7 @@ type snapshot struct {
 	byName   map[string]*route
 	backends map[string]*backend
 	kept     *chain.Kept      // by the policies
+	apis     *contracts.Kept  // what of descriptions was compiled
 	unusable map[string]error // routes of which a part could not be made
 	digest   spec.Digest
 	applied  time.Time
@@ -64,8 +66,8 @@ func (g *Gateway) compile(doc spec.Document) (*snapshot, error) {
 		next.backends[s.Name] = b
 		services[s.Name] = b.proxy
 	}
-	c := &compiler{gateway: g, doc: &doc, services: services, chains: g.chains.Document(before.kept), unusable: next.unusable}
-	next.kept = c.chains.Kept()
+	c := &compiler{gateway: g, doc: &doc, services: services, chains: g.chains.Document(before.kept), contracts: contracts.New(doc.APIs, before.apis), unusable: next.unusable}
+	next.kept, next.apis = c.chains.Kept(), c.contracts.Kept()
 	rules := make([]match.Rule[*route], len(doc.Routes))
 	for i := range doc.Routes {
 		rule, err := c.rule(&doc.Routes[i])
@@ -89,6 +91,9 @@ type compiler struct {
 	doc      *spec.Document
 	services map[string]*proxy.Service
 	chains   *chain.Document
+
+	contracts *contracts.Document
+
 	unusable map[string]error // that of the snapshot
 }
 
@@ -99,8 +104,12 @@ func (c *compiler) rule(r *spec.Route) (match.Rule[*route], error) {
 	if err != nil {
 		return none, err
 	}
+	operation, err := c.contracts.Operation(r.Operation)
+	if err != nil {
+		return c.withoutPart(r, path, err)
+	}
 	policies := c.doc.Effective(r)
-	steps, err := c.chains.Rules(chain.Route{Name: r.Name, Service: r.Service}, &policies)
+	steps, err := c.chains.Rules(chain.Route{Name: r.Name, Service: r.Service, Flows: r.Flows, Operation: operation}, &policies)
 	if err != nil {
 		return c.withoutPart(r, path, err)
 	}

@@ -9,6 +9,7 @@
 package gateway
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,9 +24,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway/chain"
+	"github.com/keywarden/keywarden/pkg/gateway/credential"
 	"github.com/keywarden/keywarden/pkg/gateway/discovery"
 	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
@@ -33,6 +36,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/plan"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -67,6 +71,19 @@ type Options struct {
 	// names one is not served.
 	Secrets template.Secrets
 
+	// Plans hold the keys of apps to the products that the app is subscribed to; absent,
+	// no route accepts them.
+	Plans *plan.Plans
+
+	// ScopeUsed hears of each scope that a route demands and that let a caller in, on the
+	// caller's way: it must not block. Absent, nobody does.
+	ScopeUsed func(p *access.Principal, scope string)
+
+	// Signer signs what services are told of callers, and TokenRoots are whom token
+	// endpoints are trusted by; absent, nothing is signed, and the system's are.
+	Signer     credential.Signer
+	TokenRoots *x509.CertPool
+
 	// BodyLimit bounds request bodies on routes that set no limit of their own, in
 	// bytes; 0 means no bound.
 	BodyLimit int64
@@ -94,15 +111,18 @@ type Options struct {
 
 // Gateway serves the current snapshot. Before the first document it answers 404.
 type Gateway struct {
-	chains    *chain.Builder
-	logger    *slog.Logger
-	zone      string
-	files     files.Allowed
-	proxy     *proxy.Proxy
-	copies    *mirror.Copies
-	copied    metric.Int64Counter
-	lookups   *lookups
-	observer  *observer
+	chains   *chain.Builder
+	logger   *slog.Logger
+	zone     string
+	files    files.Allowed
+	proxy    *proxy.Proxy
+	copies   *mirror.Copies
+	copied   metric.Int64Counter
+	lookups  *lookups
+	observer *observer
+
+	credentials *credential.Credentials
+
 	decisions *decision.Sealer                               // nil: refusals have no id
 	decideOn  func(r *http.Request, p *problem.Error) string // decide, made once
 
@@ -144,7 +164,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters, Quotas: o.Quotas, Cache: o.Cache, Secrets: o.Secrets})
+	chains, err := chain.NewBuilder(chain.Options{Authenticator: o.Authenticator, BodyLimit: o.BodyLimit, Counters: o.Counters, Quotas: o.Quotas, Cache: o.Cache, Secrets: o.Secrets, Plans: o.Plans, ScopeUsed: o.ScopeUsed, Drift: observer.Drifted})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -155,6 +175,12 @@ func New(o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	if g.lookups, err = newLookups(o.Meter); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g.credentials, err = credential.NewCredentials(credential.Options{
+		Secrets: o.Secrets, Signer: o.Signer, RootCAs: o.TokenRoots, Logger: o.Logger, Now: time.Now,
+	})
+	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g.live.Store(emptySnapshot())
@@ -337,6 +363,7 @@ func (g *Gateway) Close() {
 	g.applying.Lock()
 	before := g.live.Swap(emptySnapshot())
 	g.copies.Close()
+	g.credentials.Close()
 	ended := g.handOver(before, emptySnapshot())
 	g.applying.Unlock()
 	await(ended)

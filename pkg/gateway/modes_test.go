@@ -76,6 +76,9 @@ func (w *watched) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	rw.Header().Set("Content-Type", "text/plain")
 	rw.Header().Set("X-Powered-By", "service")
+	if r.Header.Get("X-Answer") == "503" {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+	}
 	fmt.Fprint(rw, "a text of the service")
 }
 
@@ -149,6 +152,7 @@ type modal struct {
 	body   string
 
 	unannounced bool // the length of the body
+	answers     int  // status of the service, where the policy does not change it; 0: 200
 
 	refusal string                                           // status and code; empty: it changes
 	changed func(w *watched, resp *http.Response) (was bool) // for one that changes
@@ -170,6 +174,10 @@ func modals(t *testing.T) []modal {
 	text := http.Header{"Content-Type": {"text/plain"}}
 	return []modal{
 		{name: "security_headers", changed: answer("X-Content-Type-Options", "nosniff")},
+		{
+			name: "fault_rules", fields: `rules: [{if: {from: service}, status: 200, content_type: text/plain, body: "fine"}]`,
+			header: http.Header{"X-Answer": {"503"}}, answers: 503, changed: func(_ *watched, resp *http.Response) bool { return resp.ContentLength == 4 },
+		},
 		{name: "allow_ips", fields: "networks: [192.0.2.0/24]", refusal: "403 gateway.address_not_allowed"},
 		{name: "deny_ips", fields: "networks: [127.0.0.0/8]", refusal: "403 gateway.address_not_allowed"},
 		{
@@ -197,6 +205,8 @@ func modals(t *testing.T) []modal {
 		{name: "request_headers", fields: "set: {X-Set: gateway}", changed: request("X-Set", "gateway")},
 		{name: "response_headers", fields: "set: {X-Set: gateway}", changed: answer("X-Set", "gateway")},
 		{name: "compress", fields: "types: [text/plain], min_size: 1B", header: http.Header{"Accept-Encoding": {"gzip"}}, changed: answer("Content-Encoding", "gzip")},
+		{name: "validate", header: http.Header{"X-Wrong": {"yes"}}, refusal: "400 request.invalid"},
+		{name: "mock", changed: answer("Vary", "Prefer")},
 		{name: "cache", changed: func(_ *watched, resp *http.Response) bool { return resp.Header.Get("Cache-Status") != "" }},
 		{
 			name: "basic_auth", fields: fmt.Sprintf("username: gateway, password_file: %q", password),
@@ -237,8 +247,10 @@ func TestEachModeOfEachPolicy(t *testing.T) {
 				}
 				w.apply(`
 version: 1
+apis: [{name: d, openapi: '{"openapi":"3.1.0","info":{"title":"d","version":"1"},"paths":{"/x":{"get":{"operationId":"get",
+  "parameters":[{"name":"X-Wrong","in":"header","schema":{"const":"no"}}],"responses":{"200":{"description":"a text"}}}}}}'}]
 services: [{name: a, url: "%s"}]
-routes: [{name: r, service: a, %s: {%s}%s}]`, w.service, m.name, fields, auth)
+routes: [{name: r, service: a, operation: {api: d, id: get}, %s: {%s}%s}]`, w.service, m.name, fields, auth)
 				header := m.header.Clone()
 				if hold := m.hold[mode]; hold != "" {
 					header = http.Header{"X-Hold": {hold}}
@@ -260,7 +272,10 @@ routes: [{name: r, service: a, %s: {%s}%s}]`, w.service, m.name, fields, auth)
 
 func (m modal) check(t *testing.T, w *watched, mode string, resp *http.Response, body string) {
 	t.Helper()
-	acts := mode == "enforce"
+	acts, status := mode == "enforce", 200
+	if !acts && m.answers != 0 {
+		status = m.answers
+	}
 	if m.refusal != "" {
 		want, got := "200", fmt.Sprint(resp.StatusCode)
 		if acts {
@@ -272,7 +287,7 @@ func (m modal) check(t *testing.T, w *watched, mode string, resp *http.Response,
 		if got != want {
 			t.Errorf("answered with %s, want %s", got, want)
 		}
-	} else if resp.StatusCode != 200 || m.changed(w, resp) != acts {
+	} else if resp.StatusCode != status || m.changed(w, resp) != acts {
 		t.Errorf("status %d, changed: %t, want %t; answer %v, service got %v", resp.StatusCode, !acts, acts, resp.Header, w.got())
 	}
 	refused, shadowed, logged := 0, 0, 0

@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/keywarden/keywarden/pkg/openapi/contract"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
@@ -22,6 +25,9 @@ type observer struct {
 	logger   *slog.Logger
 	refused  metric.Int64Counter
 	shadowed metric.Int64Counter
+	drifted  metric.Int64Counter
+
+	told atomic.Int64 // when drift was logged last, in Unix nanoseconds
 }
 
 func newObserver(logger *slog.Logger, meter metric.Meter) (*observer, error) {
@@ -35,7 +41,12 @@ func newObserver(logger *slog.Logger, meter metric.Meter) (*observer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the metric keywarden.policy.shadow_refusals: %w", err)
 	}
-	return &observer{logger: logger, refused: refused, shadowed: shadowed}, nil
+	drifted, err := meter.Int64Counter("keywarden.contract.drift",
+		metric.WithDescription("Answers of services that are not as the description of their API says."))
+	if err != nil {
+		return nil, fmt.Errorf("making the metric keywarden.contract.drift: %w", err)
+	}
+	return &observer{logger: logger, refused: refused, shadowed: shadowed, drifted: drifted}, nil
 }
 
 func attributes(route, policy string) metric.MeasurementOption {
@@ -59,6 +70,23 @@ func (o *observer) ConditionFailed(r *http.Request, policy string, err error) {
 	info := reqctx.From(r.Context())
 	o.logger.WarnContext(r.Context(), "the condition of a policy could not be worked out",
 		"route", info.Route, "policy", policy, "request_id", info.ID, "error", err)
+}
+
+// driftLogged is how often drift is logged at most: a service that has drifted does so
+// in every answer.
+const driftLogged = 10 * time.Second
+
+// Drifted counts an answer that is not as described, and logs a sample of them.
+func (o *observer) Drifted(r *http.Request, status int, failures []contract.Failure) {
+	ctx := r.Context()
+	info := reqctx.From(ctx)
+	o.drifted.Add(ctx, 1, metric.WithAttributes(attrRoute.String(info.Route)))
+	now, told := time.Now().UnixNano(), o.told.Load()
+	if told != 0 && now-told < int64(driftLogged) || !o.told.CompareAndSwap(told, now) {
+		return
+	}
+	o.logger.WarnContext(ctx, "an answer is not as the description of the API says", "route", info.Route, "status", status,
+		"field", failures[0].Path(), "detail", failures[0].Message, "failures", len(failures), "request_id", info.ID)
 }
 
 // refusedBy counts a refusal, when it is one of a policy.

@@ -77,7 +77,7 @@ func (c *compiler) routeConfig(r *spec.Route, p *policies.Policies) (proxy.Route
 		Optional:      p.Auth.Mode != policies.AuthNone,
 	}
 	if p.Auth.Mode == policies.AuthRequired || p.Auth.Mode == policies.AuthOptional {
-		config.Standing = c.gateway.chains.Standing(p.Auth)
+		config.Standing = c.gateway.chains.Standing(r.Name, p.Auth)
 	}
 	var err error
 	if config.StripPrefix, err = decodedPath(r.StripPrefix); err != nil || r.Rewrite == nil {

@@ -22,6 +22,7 @@ type Info struct {
 	Start  time.Time  // when the request was read; the request's only clock reading where milliseconds do not matter
 	Scheme string     // "http" or "https", as the client used it
 	Host   string     // canonical: lower case, no port, no trailing dot
+	Path   string     // as the caller who showed a key asked for it; empty where none did
 
 	// EncodedSlash is the refusal of a request whose path holds an encoded slash, due
 	// unless its route takes them; nil for all other requests.
@@ -31,9 +32,16 @@ type Info struct {
 	Service string // the backend's name, for proxied requests
 	Subject string // id of the authenticated user; empty when anonymous
 	KeyID   string // id of the API key that authenticated, if one did
+	App     string // id of the app that the key belongs to, if it does
+	Product string // by whose subscription the app was let in, if it was
 	Code    string // code of the problem that was answered, if one was
 	Policy  string // name of the policy that refused, if one did
 	Err     error  // what to log beside the answer; never sent
+
+	// Flow is the flow of the route that the request takes, counted from 1; 0 is none.
+	// It counts once FlowChosen is set.
+	Flow       int
+	FlowChosen bool
 
 	// Timeout is what a policy allows for the exchange with the service; 0 is what
 	// the service allows.

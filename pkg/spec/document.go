@@ -32,6 +32,9 @@ type Document struct {
 	// PolicySets are policies with a name, for routes to use.
 	PolicySets []PolicySet `json:"policy_sets,omitempty"`
 
+	// APIs are descriptions that the operations of routes are found in.
+	APIs []API `json:"apis,omitempty"`
+
 	Services []services.Service `json:"services"`
 	Routes   []Route            `json:"routes"`
 }

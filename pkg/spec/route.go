@@ -32,14 +32,23 @@ type Route struct {
 
 	Traffic
 
+	// Operation is what the policies validate and mock go by.
+	Operation *Operation `json:"operation,omitempty"`
+
 	// Use names policy sets, of which a later one wins over an earlier. What the
 	// route itself says wins over them, and they win over the defaults.
 	Use []string `json:"use,omitempty"`
 
 	policies.Policies
+
+	// Flows are policies for a part of the requests.
+	Flows []policies.Flow `json:"flows,omitempty"`
 }
 
 func (r *Route) normalise() {
+	for i := range r.Flows {
+		r.Flows[i].Normalise()
+	}
 	r.Match.normalise()
 	r.Normalise()
 	r.Traffic.normalise()
@@ -59,6 +68,7 @@ func (r *Route) validate(path string, v *validator) {
 	}
 	r.Validate(path, &v.Checker)
 	v.use(path+".use", r.Use)
+	policies.ValidateFlows(path+".flows", r.Flows, &v.Checker)
 }
 
 // maxRoutePriority bounds priorities: each that is in use costs a search.

@@ -45,12 +45,14 @@ func (d Document) violations() strictyaml.Collector {
 		d.Services[i].Validate(path, &v.Checker)
 		names.Unique(&v.Checker, path+".name", d.Services[i].Name)
 	}
+	apis := v.apis(d.APIs)
 	names = make(check.Firsts, len(d.Routes))
 	for i := range d.Routes {
 		path := check.Index("routes", i)
 		d.Routes[i].validate(path, v)
 		names.Unique(&v.Checker, path+".name", d.Routes[i].Name)
 		d.validateCache(path+".cache", &d.Routes[i], v)
+		d.validateOperation(path, &d.Routes[i], apis, v)
 	}
 	v.conflicts(d.Routes)
 	return v.Collector

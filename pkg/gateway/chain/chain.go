@@ -13,12 +13,16 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/expression"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/compress"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/plan"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/validate"
+	"github.com/keywarden/keywarden/pkg/openapi/contract"
 	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
@@ -45,6 +49,17 @@ type Options struct {
 
 	// Secrets are those that templates for services may name; without them none can.
 	Secrets template.Secrets
+
+	// Drift is told of answers that are not as described; without it they are not
+	// looked at.
+	Drift validate.Drift
+
+	// ScopeUsed hears of each scope that let a caller in; absent, nobody does.
+	ScopeUsed func(p *access.Principal, scope string)
+
+	// Plans hold the keys of apps to their products; without them no route accepts the
+	// keys of apps.
+	Plans *plan.Plans
 }
 
 // Builder makes chains. It is safe for concurrent use.
@@ -100,6 +115,10 @@ func (d *Document) Kept() *Kept { return d.kept }
 type Route struct {
 	Name    string
 	Service string // empty: it leads to one of several, or to none
+	Flows   []policies.Flow
+
+	// Operation is what validate and mock go by; nil where the route names none.
+	Operation *contract.Operation
 }
 
 // Rules makes the chain of a route. A policy that is not there has no step.
@@ -107,6 +126,15 @@ func (d *Document) Rules(route Route, p *policies.Policies) ([]policy.Rule, erro
 	if p.MaxBody == nil && d.BodyLimit > 0 {
 		p.MaxBody = &policies.MaxBody{Gate: policies.Gate{Mode: policies.Enforce}, Limit: quantity.Size(d.BodyLimit)}
 	}
+	rules, err := d.rules(route, p)
+	if err != nil || route.Flows == nil {
+		return rules, err
+	}
+	return d.flows(route, rules)
+}
+
+// rules makes those of policies that are there.
+func (d *Document) rules(route Route, p *policies.Policies) ([]policy.Rule, error) {
 	var rules []policy.Rule
 	for _, named := range p.List() {
 		if named.Gate.Mode == policies.Off {
@@ -124,6 +152,9 @@ func (d *Document) Rules(route Route, p *policies.Policies) ([]policy.Rule, erro
 			return nil, fmt.Errorf("%s: when: %w", named.Name, err)
 		}
 		rules = append(rules, rule)
+		if named.Name == auth.Name && d.Plans != nil {
+			rules = append(rules, policy.Rule{Step: d.Plans.Step(route.Name), Name: plan.Name})
+		}
 		if named.Name == bodylimit.Name && (rule.Mode == policy.Shadow || rule.When != nil) && d.BodyLimit > 0 {
 			if rule, err = instead(rule, d.BodyLimit); err != nil {
 				return nil, fmt.Errorf("max_body: %w", err)

@@ -16,14 +16,17 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/concurrency"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cors"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/fault"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/faultrules"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/headers"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/ipfilter"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/logfields"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/mediatypes"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/mock"
 	policyquota "github.com/keywarden/keywarden/pkg/gateway/policy/quota"
 	policylimit "github.com/keywarden/keywarden/pkg/gateway/policy/ratelimit"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/securityheaders"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/timeout"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/validate"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
 	"github.com/keywarden/keywarden/pkg/spec/quantity"
 )
@@ -32,6 +35,8 @@ import (
 // end of the route carries out.
 func (d *Document) step(route Route, name string, p *policies.Policies) (policy.Step, error) {
 	switch name {
+	case faultrules.Name:
+		return faultrules.New(faultRules(p.FaultRules))
 	case "allow_ips":
 		return ipfilter.Allow(prefixes(p.AllowIPs.Networks))
 	case "deny_ips":
@@ -48,7 +53,7 @@ func (d *Document) step(route Route, name string, p *policies.Policies) (policy.
 	case bodylimit.Name:
 		return bodylimit.New(int64(p.MaxBody.Limit))
 	case auth.Name:
-		return auth.New(d.Authenticator, authConfig(p.Auth))
+		return auth.New(d.Authenticator, d.authConfig(p.Auth))
 	case "log_fields":
 		return logfields.New(p.LogFields.Fields)
 	case "request_headers":
@@ -61,6 +66,14 @@ func (d *Document) step(route Route, name string, p *policies.Policies) (policy.
 		return basicauth.New(p.BasicAuth.Username, p.BasicAuth.PasswordFile)
 	case "security_headers":
 		return securityheaders.New(securityConfig(p.SecurityHeaders))
+	case validate.Name:
+		config := validate.Config{Operation: route.Operation, MaxBody: int64(p.Validation.MaxBody)}
+		if p.Validation.Answers {
+			config.Drift = d.Drift
+		}
+		return validate.New(config)
+	case mock.Name:
+		return mock.New(route.Operation)
 	case cache.Name:
 		return d.cache(route, p.Cache)
 	case concurrency.Name:
@@ -81,13 +94,23 @@ func (d *Document) step(route Route, name string, p *policies.Policies) (policy.
 
 // Standing tells, for as long as a stream lasts, whether the credential that opened
 // it would still do.
-func (b *Builder) Standing(a *policies.Auth) policy.Check {
-	return auth.Standing(b.Authenticator, authConfig(a))
+func (b *Builder) Standing(route string, a *policies.Auth) policy.Check {
+	var more []auth.Rule
+	if b.Plans != nil {
+		more = append(more, func(p *access.Principal) error { return b.Plans.Reach(route, p) })
+	}
+	return auth.Standing(b.Authenticator, b.authConfig(a), more...)
 }
 
-func authConfig(a *policies.Auth) auth.Config {
+// authConfig lets the keys of apps in only where the step of plans looks at them.
+func (b *Builder) authConfig(a *policies.Auth) auth.Config {
+	accept := methods(a.Methods)
+	if b.Plans != nil && accept&access.MethodKey != 0 {
+		accept |= access.MethodAppKey
+	}
 	return auth.Config{
-		Accept: methods(a.Methods), Optional: a.Mode == policies.AuthOptional, Scopes: a.Scopes, Roles: roles(a.Roles),
+		Accept: accept, Optional: a.Mode == policies.AuthOptional, Scopes: a.Scopes, Roles: roles(a.Roles),
+		Used: b.ScopeUsed,
 	}
 }
 
@@ -99,6 +122,21 @@ func securityConfig(s *policies.SecurityHeaders) securityheaders.Config {
 		CrossOriginResourcePolicy: s.CrossOriginResourcePolicy, CrossOriginEmbedderPolicy: s.CrossOriginEmbedderPolicy,
 		Remove: s.Remove,
 	}
+}
+
+func faultRules(r *policies.FaultRules) []faultrules.Rule {
+	list := make([]faultrules.Rule, len(r.Rules))
+	for i, of := range r.Rules {
+		list[i] = faultrules.Rule{
+			Codes: of.If.Codes, Policies: of.If.Policies,
+			Gateway: of.If.From != policies.FaultFromService, Service: of.If.From != policies.FaultFromGateway,
+			Status: of.Status, Headers: of.Headers, Body: of.Body, ContentType: of.ContentType,
+		}
+		for _, s := range of.If.Statuses {
+			list[i].Statuses = append(list[i].Statuses, faultrules.Statuses(s))
+		}
+	}
+	return list
 }
 
 func prefixes(networks []quantity.Network) []netip.Prefix {

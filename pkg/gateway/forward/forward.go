@@ -283,7 +283,7 @@ func (s *Service) again(ctx context.Context, x *Exchange, out *http.Request, res
 	if reason == OnConnect {
 		return true
 	}
-	if !idempotent(out.Method) || out.Body != nil && out.Body != http.NoBody {
+	if !Repeatable(out) {
 		return false
 	}
 	return r.Budget == nil || r.Budget.Retry()
@@ -310,6 +310,13 @@ func reasonOf(resp *http.Response, err error) Reason {
 	default:
 		return OnReset
 	}
+}
+
+// Repeatable reports whether a request that may have reached a target can be sent
+// again: its method says that this does no harm, and it has no body, of which a part
+// may be gone.
+func Repeatable(out *http.Request) bool {
+	return idempotent(out.Method) && (out.Body == nil || out.Body == http.NoBody)
 }
 
 // idempotent reports whether repeating the method has the effect of doing it

@@ -45,6 +45,8 @@ type Writer struct {
 	hook    Hook
 	body    Body
 	called  bool // the hook was, or never will be
+
+	replaced bool // the hook has answered, and what the handler says is dropped
 }
 
 var (
@@ -81,6 +83,16 @@ func (w *Writer) before(status int) {
 	}
 }
 
+// Replace answers in place of the handler, of which nothing goes out any more. Only
+// a hook calls it, in [Hook.Header]; what it leaves of the header goes out.
+func (w *Writer) Replace(status int, body []byte) {
+	w.replaced = true
+	w.ResponseWriter.WriteHeader(status)
+	_, _ = w.ResponseWriter.Write(body) // the client is gone, and nobody is left to be told
+	// What the handler does from now on, such as breaking off, is not for the client.
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
 // Sink is where a [Body] writes to.
 func (w *Writer) Sink() io.Writer { return w.ResponseWriter }
 
@@ -92,13 +104,18 @@ func (w *Writer) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.before(status)
 	}
-	w.ResponseWriter.WriteHeader(status)
+	if !w.replaced {
+		w.ResponseWriter.WriteHeader(status)
+	}
 }
 
 // Write implements [io.Writer].
 func (w *Writer) Write(p []byte) (int, error) {
 	w.before(http.StatusOK)
-	if w.body != nil {
+	switch {
+	case w.replaced:
+		return len(p), nil
+	case w.body != nil:
 		return w.body.Write(p)
 	}
 	return w.ResponseWriter.Write(p)
@@ -107,7 +124,10 @@ func (w *Writer) Write(p []byte) (int, error) {
 // WriteString implements [io.StringWriter].
 func (w *Writer) WriteString(s string) (int, error) {
 	w.before(http.StatusOK)
-	if w.body != nil {
+	switch {
+	case w.replaced:
+		return len(s), nil
+	case w.body != nil:
 		return io.WriteString(w.body, s)
 	}
 	return io.WriteString(w.ResponseWriter, s)
@@ -117,7 +137,10 @@ func (w *Writer) WriteString(s string) (int, error) {
 // a connection where net/http lets it.
 func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 	w.before(http.StatusOK)
-	if w.body != nil {
+	switch {
+	case w.replaced:
+		return io.Copy(io.Discard, src)
+	case w.body != nil:
 		return io.Copy(w.body, src)
 	}
 	return io.Copy(w.ResponseWriter, src)

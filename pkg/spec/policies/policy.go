@@ -45,6 +45,7 @@ func (g *Gate) gate() Gate { return *g }
 // which they are asked. One that is nil says nothing: what is inherited counts.
 type Policies struct {
 	SecurityHeaders *SecurityHeaders `json:"security_headers,omitempty"`
+	FaultRules      *FaultRules      `json:"fault_rules,omitempty"`
 	AllowIPs        *Networks        `json:"allow_ips,omitempty"`
 	DenyIPs         *Networks        `json:"deny_ips,omitempty"`
 	CORS            *CORS            `json:"cors,omitempty"`
@@ -60,6 +61,8 @@ type Policies struct {
 	RequestHeaders  *RequestHeaders  `json:"request_headers,omitempty"`
 	ResponseHeaders *ResponseHeaders `json:"response_headers,omitempty"`
 	Compress        *Compress        `json:"compress,omitempty"`
+	Validation      *Validation      `json:"validate,omitempty"`
+	Mock            *Mock            `json:"mock,omitempty"`
 	Cache           *Cache           `json:"cache,omitempty"`
 	BasicAuth       *BasicAuth       `json:"basic_auth,omitempty"`
 	Timeout         *Timeout         `json:"timeout,omitempty"`
@@ -94,6 +97,15 @@ func (p *Policies) List() []NamedPolicy {
 		known = known || name == "auth"
 	}
 	return list
+}
+
+// Names are the names of all policies, in the order in which they are asked.
+func Names() []string {
+	var names []string
+	for f := range reflect.TypeFor[Policies]().Fields() {
+		names = append(names, strictyaml.FieldName(f))
+	}
+	return names
 }
 
 // Over returns p with what it does not say taken from base.

@@ -34,6 +34,9 @@ type Config struct {
 	Optional bool          // a request without a credential passes
 	Scopes   []string      // all of them are needed
 	Roles    []access.Role // one of them is needed; empty: any
+
+	// Used hears of each scope that let a caller in; nil for nobody. It must not block.
+	Used func(p *access.Principal, scope string)
 }
 
 // New makes the step. The caller's principal goes on in the request's context,
@@ -85,16 +88,24 @@ func New(a Authenticator, c Config) (policy.Step, error) {
 // Standing makes the check of whether the caller of a request that was admitted
 // would still be. Unlike the step it leaves no trace, so that it can run beside the
 // request.
-func Standing(a Authenticator, c Config) policy.Check {
+func Standing(a Authenticator, c Config, more ...Rule) policy.Check {
 	d := &door{authenticator: a, Config: c}
 	return func(r *http.Request) error {
 		principal, err := a.Authenticate(r, c.Accept)
 		if err != nil || principal == nil {
 			return err
 		}
-		return d.authorise(principal)
+		for _, allows := range append([]Rule{d.authorise}, more...) {
+			if err := allows(principal); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
+
+// Rule is what else a caller has to satisfy; nil is that they do.
+type Rule func(p *access.Principal) error
 
 // methodOf is the way in which a caller of the kind has authenticated.
 func methodOf(kind access.Kind) access.Methods {
@@ -131,8 +142,17 @@ func (d *door) admit(r *http.Request) (*http.Request, error) {
 	}
 	ctx := r.Context()
 	info := reqctx.From(ctx)
-	info.Subject, info.KeyID = principal.UserID, principal.KeyID
-	return r.WithContext(access.WithPrincipal(ctx, principal)), d.authorise(principal)
+	info.Subject, info.KeyID, info.App = principal.UserID, principal.KeyID, principal.App
+	r = r.WithContext(access.WithPrincipal(ctx, principal))
+	if err := d.authorise(principal); err != nil {
+		return r, err
+	}
+	if d.Used != nil {
+		for _, scope := range d.Scopes {
+			d.Used(principal, scope)
+		}
+	}
+	return r, nil
 }
 
 // authorise checks what a known caller may.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 
 	"github.com/keywarden/keywarden/pkg/access"
@@ -148,5 +149,52 @@ func TestNewRefusesOpenDoors(t *testing.T) {
 	}
 	if _, err := auth.New(authenticator(nil), auth.Config{}); err == nil {
 		t.Error("accepted without methods")
+	}
+}
+
+func TestScopesThatLetACallerInAreHeardOf(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		held   []string
+		role   access.Role
+		report []string
+	}{
+		{"all that are demanded", []string{"a", "b", "c"}, access.RoleUser, []string{"a", "b"}},
+		{"one is missing", []string{"a"}, access.RoleUser, nil},
+		{"the role is missing", []string{"a", "b"}, access.RoleAdmin, nil},
+	} {
+		caller := &access.Principal{Kind: access.KindKey, KeyID: "k", Scopes: c.held, Role: c.role}
+		var used []string
+		demand := auth.Config{
+			Accept: access.MethodKey, Scopes: []string{"a", "b"}, Roles: []access.Role{access.RoleUser},
+			Used: func(p *access.Principal, scope string) {
+				if p != caller {
+					t.Errorf("%s: told of %v", c.name, p)
+				}
+				used = append(used, scope)
+			},
+		}
+		step, err := auth.New(showing(caller), demand)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nothing := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+		r := httptest.NewRequest("GET", "/", nil)
+		r = r.WithContext(reqctx.With(r.Context(), &reqctx.Info{}))
+		step.Apply(nothing).ServeHTTP(httptest.NewRecorder(), r)
+		if !slices.Equal(used, c.report) {
+			t.Errorf("%s: %q", c.name, used)
+		}
+		used = nil
+		step.Watch(nothing, func(*http.Request, error) {}).ServeHTTP(httptest.NewRecorder(), r)
+		if !slices.Equal(used, c.report) {
+			t.Errorf("%s: in shadow mode %q", c.name, used)
+		}
+		used = nil
+		_ = step.Preview(r.WithContext(access.WithPrincipal(r.Context(), caller)))
+		_ = auth.Standing(showing(caller), demand)(r)
+		if used != nil {
+			t.Errorf("%s: looking leaves a trace: %q", c.name, used)
+		}
 	}
 }

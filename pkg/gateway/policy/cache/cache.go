@@ -56,6 +56,10 @@ type Options struct {
 
 	// Observe is told what became of each request; nil for nobody.
 	Observe func(route string, o Outcome)
+
+	// Panicked is told of faults while an answer is fetched in the background, where no
+	// request has them; nil for nobody.
+	Panicked func(route string, fault any, stack []byte)
 }
 
 // Cache is what outlives documents: the store, and what goes on in the background.
@@ -80,6 +84,9 @@ func Open(o Options) (*Cache, error) {
 	}
 	if o.Observe == nil {
 		o.Observe = func(string, Outcome) {}
+	}
+	if o.Panicked == nil {
+		o.Panicked = func(string, any, []byte) {}
 	}
 	c := &Cache{Options: o, room: make(chan struct{}, o.MaxBackground), flights: map[[32]byte]*flight{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

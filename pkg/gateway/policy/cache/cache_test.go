@@ -64,6 +64,7 @@ var principals = map[string]*access.Principal{
 	"s1":      {Kind: access.KindUser, UserID: "u", SessionID: "1", Role: access.RoleUser},
 	"s2":      {Kind: access.KindUser, UserID: "u", SessionID: "2", Role: access.RoleUser},
 	"a-admin": {Kind: access.KindKey, UserID: "u", KeyID: "a", Role: access.RoleAdmin},
+	"a-app":   {Kind: access.KindKey, UserID: "u", KeyID: "a", Role: access.RoleUser, App: "app"},
 	"a-scope": {Kind: access.KindKey, UserID: "u", KeyID: "a", Role: access.RoleUser, Scopes: []string{"x:read"}},
 }
 
@@ -219,6 +220,7 @@ func TestWhoSharesAnAnswer(t *testing.T) {
 		"other key (CCH-01)":         {answer: []string{"Cache-Control", "public, " + fresh}, first: request{"/", "X-Test-Caller", "a"}, second: request{"/", "X-Test-Caller", "b"}},
 		"other session":              {answer: []string{"Cache-Control", "public, " + fresh}, first: request{"/", "X-Test-Caller", "s1"}, second: request{"/", "X-Test-Caller", "s2"}},
 		"same key with another role": {answer: []string{"Cache-Control", "public, " + fresh}, first: request{"/", "X-Test-Caller", "a-admin"}, second: request{"/", "X-Test-Caller", "a"}},
+		"same key in an app":         {answer: []string{"Cache-Control", "public, " + fresh}, first: request{"/", "X-Test-Caller", "a-app"}, second: request{"/", "X-Test-Caller", "a"}},
 		"same key with a scope more": {answer: []string{"Cache-Control", "public, " + fresh}, first: request{"/", "X-Test-Caller", "a-scope"}, second: request{"/", "X-Test-Caller", "a"}},
 		"anonymous after a key":      {answer: []string{"Cache-Control", "public, " + fresh}, first: request{"/", "X-Test-Caller", "a"}, second: request{"/"}},
 
@@ -1003,5 +1005,85 @@ func TestABadConfigurationIsRefused(t *testing.T) {
 	}
 	if _, err := cache.Open(cache.Options{}); err == nil {
 		t.Error("a cache without a store was opened")
+	}
+}
+
+func TestAnOfferToUpgradeDoesNotKeepWhatChangedInTheCache(t *testing.T) {
+	s := open(t, cache.Config{}, serving("Cache-Control", fresh))
+	for _, offer := range []string{"h2c", "websocket"} {
+		s.get("/")
+		if !s.get("/").hit() {
+			t.Fatal("nothing is stored")
+		}
+		s.do("POST", "/", "", "Connection", "Upgrade", "Upgrade", offer)
+		if s.get("/").hit() {
+			t.Errorf("a POST that offers %s has changed the resource, and the answer of before is given", offer)
+		}
+	}
+	s.get("/")
+	if !s.get("/", "Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c").hit() {
+		t.Error("an offer that the proxy never passes on goes past the cache")
+	}
+}
+
+func TestAFaultInTheBackgroundStaysThere(t *testing.T) {
+	var clock clock
+	faults := make(chan any, 1)
+	shared, err := cache.Open(cache.Options{
+		Store: memory(t), Now: clock.now, MaxBackground: 1, Panicked: func(_ string, fault any, _ []byte) { faults <- fault },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(shared.Close)
+	step, err := cache.New(cache.Config{Route: "r", MaxObject: 1000, StaleWhileRevalidate: time.Hour}, shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var second atomic.Bool
+	h := step.Apply(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if second.Swap(true) {
+			panic("a fault")
+		}
+		w.Header().Set("Cache-Control", fresh)
+		fmt.Fprint(w, "x")
+	}))
+	for range 2 {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		if w.Body.String() != "x" {
+			t.Errorf("got %q", w.Body)
+		}
+		clock.advance(2 * time.Minute)
+	}
+	select {
+	case fault := <-faults:
+		if fault != "a fault" {
+			t.Errorf("told of %v", fault)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("nobody is told of the fault")
+	}
+}
+
+func TestWhatAConfirmationSetsReachesTheClient(t *testing.T) {
+	s := open(t, cache.Config{}, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"v"`)
+		w.Header().Set("Cache-Control", fresh)
+		if r.Header.Get("If-None-Match") != "" {
+			w.Header().Set("Set-Cookie", "session=renewed")
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		fmt.Fprint(w, "x")
+	})
+	s.get("/", "X-Test-Caller", "a")
+	s.clock.advance(2 * time.Minute)
+	got := s.get("/", "X-Test-Caller", "a")
+	if got.body != "x" || got.Header.Get("Set-Cookie") != "session=renewed" {
+		t.Errorf("%q, cookie %q", got.body, got.Header.Get("Set-Cookie"))
+	}
+	if got := s.get("/", "X-Test-Caller", "a"); got.Header.Get("Set-Cookie") != "" && got.hit() {
+		t.Error("the cookie was stored")
 	}
 }

@@ -29,7 +29,7 @@ func appendText(b []byte, s string) []byte {
 
 // keyBegin is the part of the key that is the same for all requests of the route.
 func (s *step) keyBegin() []byte {
-	b := appendText(nil, "1 GET") // the version of this form, and the method: HEAD is answered from GET
+	b := appendText(nil, "2 GET") // the version of this form, and the method: HEAD is answered from GET
 	b = appendText(b, s.Route)
 	b = appendText(b, s.Service)
 	b = append(b, boolByte(s.Public))
@@ -82,7 +82,7 @@ func appendCaller(b []byte, p *access.Principal) []byte {
 		return append(b, 0)
 	}
 	b = append(b, 1)
-	for _, text := range [...]string{string(p.Kind), p.UserID, string(p.Role), p.SessionID, p.KeyID, p.KeyName} {
+	for _, text := range [...]string{string(p.Kind), p.UserID, string(p.Role), p.SessionID, p.KeyID, p.KeyName, p.App} {
 		b = appendText(b, text)
 	}
 	b = binary.AppendUvarint(b, uint64(len(p.Scopes)))

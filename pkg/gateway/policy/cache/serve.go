@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,11 +25,11 @@ const keySpace = 512
 func (s *step) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	var space [keySpace]byte
 	switch {
-	case len(r.Header["Upgrade"]) > 0:
-		s.cache.Observe(s.Route, Bypass)
-		next.ServeHTTP(w, r)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		s.change(next, w, r)
+	case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"): // the proxy passes no other offer on
+		s.cache.Observe(s.Route, Bypass)
+		next.ServeHTTP(w, r)
 	default:
 		q := s.ask(r, space[:])
 		q.directives = httpcache.ParseRequest(r.Header)
@@ -243,7 +244,7 @@ func (s *step) refresh(next http.Handler, r *http.Request, q *question, o *httpc
 		defer context.AfterFunc(stop, cancel)()
 		defer func() { // a broken-off answer panics; there is nobody to break it off for
 			if v := recover(); v != nil && !aborted(v) {
-				panic(v)
+				s.cache.Panicked(s.Route, v, debug.Stack())
 			}
 		}()
 		s.fetch(next, nobody{http.Header{}}, out.WithContext(ctx), &answer{
@@ -301,7 +302,25 @@ func (s *step) fetch(next http.Handler, w http.ResponseWriter, r *http.Request, 
 		s.cache.Store.Delete(context.WithoutCancel(r.Context()), a.key)
 	}
 	a.observe(Revalidated)
+	addHeader(w.Header(), notStored(a.exchange.Header, fresh))
 	s.give(w, r, fresh, "keywarden; fwd="+a.reason+"; fwd-status=304; ttl="+ttl(fresh, now))
+}
+
+// notStored are the fields of a confirmation that are for the caller who asked, and
+// for nobody after it: a cookie, or what must not be given without asking. What is
+// said of the body of the 304 is not of the one that is given.
+func notStored(confirmation http.Header, fresh *httpcache.Object) http.Header {
+	var own http.Header
+	for name, values := range confirmation {
+		if fresh.Header[name] != nil || name == "Trailer" || name == "Cache-Status" || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, http.TrailerPrefix) {
+			continue
+		}
+		if own == nil {
+			own = http.Header{}
+		}
+		own[name] = values
+	}
+	return own
 }
 
 // withConditions asks only for what has changed.

@@ -246,7 +246,7 @@ func (x *exchange) Header(w *respwriter.Writer, r *http.Request, _ int) respwrit
 // settle ends the exchange, also when it was broken off.
 func (x *exchange) settle(r *http.Request) {
 	ctx := r.Context()
-	if unasked(reqctx.From(ctx).Code) {
+	if info := reqctx.From(ctx); refused(info.Policy) || unasked(info.Code) {
 		x.cancel(ctx)
 		return
 	}
@@ -265,13 +265,23 @@ func (x *exchange) cancel(ctx context.Context) {
 	x.count = 0
 }
 
+// refused reports whether the policy is one that stands between this one and the
+// service, and refuses requests only: what it has refused, the service has not seen.
+func refused(policy string) bool {
+	switch policy {
+	case "request_headers", "validate", "mock", "cache":
+		return true
+	}
+	return false
+}
+
 // unasked reports whether the code is that of an answer in place of a service which
 // has not seen the request. A request that the service has seen counts, whatever
 // became of it: who makes a service time out is not to have that for nothing.
 func unasked(code string) bool {
 	switch code {
 	case "gateway.upstream_unreachable", "gateway.circuit_open", "gateway.overloaded", "gateway.no_targets", "gateway.targets_unknown",
-		"gateway.service_unusable", "gateway.route_unusable", "gateway.saturated", "gateway.fault_injected", "gateway.condition_failed",
+		"gateway.service_unusable", "gateway.route_unusable", "gateway.credential_unavailable", "gateway.saturated", "gateway.fault_injected", "gateway.condition_failed",
 		"gateway.rewrite_refused", "gateway.rewrite_no_match", "gateway.version_invalid", "gateway.version_not_found",
 		"gateway.version_not_acceptable", "gateway.version_not_supported", "request.upgrade_invalid":
 		return true

@@ -212,6 +212,24 @@ func TestWhatTheServiceHasNotSeenIsGivenBack(t *testing.T) {
 	}
 }
 
+func TestWhatAPolicyRefusesBeforeTheServiceCostsNothing(t *testing.T) {
+	for _, c := range []struct{ policy, code string }{
+		{"cache", "gateway.not_cached"}, {"request_headers", "gateway.secret_unavailable"}, {"", "gateway.credential_unavailable"},
+		{"validate", "request.invalid"}, {"validate", "request.body_too_large"}, {"mock", "gateway.mock_without_answer"},
+	} {
+		w := newWorld(t)
+		rt := newRoute(t, func(w http.ResponseWriter, r *http.Request) {
+			info := reqctx.From(r.Context())
+			info.Code, info.Policy = c.code, c.policy
+			w.WriteHeader(503)
+		}, policy.Enforce, w.quota("daily", 100, "Key"))
+		rt.get("Key", "a")
+		if used := w.used(); used != 0 {
+			t.Errorf("%s of %q: %d units are booked, want none", c.code, c.policy, used)
+		}
+	}
+}
+
 func TestTheServiceSaysWhatARequestHasCost(t *testing.T) {
 	for _, c := range []struct {
 		said string
