@@ -44,6 +44,2412 @@ const docTemplate = `{
                 }
             }
         },
+        "/.well-known/keywarden-github.json": {
+            "get": {
+                "description": "The format of the API keys of this installation: in words for programs, and as rules for the scanners of GitHub, gitleaks and TruffleHog.",
+                "produces": [
+                    "application/json",
+                    "text/plain"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "Rules for secret scanners",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "string"
+                        }
+                    }
+                }
+            }
+        },
+        "/.well-known/keywarden-gitleaks.toml": {
+            "get": {
+                "description": "The format of the API keys of this installation: in words for programs, and as rules for the scanners of GitHub, gitleaks and TruffleHog.",
+                "produces": [
+                    "application/json",
+                    "text/plain"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "Rules for secret scanners",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "string"
+                        }
+                    }
+                }
+            }
+        },
+        "/.well-known/keywarden-key-format.json": {
+            "get": {
+                "description": "The format of the API keys of this installation: in words for programs, and as rules for the scanners of GitHub, gitleaks and TruffleHog.",
+                "produces": [
+                    "application/json",
+                    "text/plain"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "Rules for secret scanners",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "string"
+                        }
+                    }
+                }
+            }
+        },
+        "/.well-known/keywarden-trufflehog.yaml": {
+            "get": {
+                "description": "The format of the API keys of this installation: in words for programs, and as rules for the scanners of GitHub, gitleaks and TruffleHog.",
+                "produces": [
+                    "application/json",
+                    "text/plain"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "Rules for secret scanners",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "string"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-channels": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "All channels in the order in which they were made. URLs and secrets are never shown. Needs the role viewer.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Alert channels",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-alertsapi_Channel"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "URL and secret are stored sealed under the master key and can never be read again. A URL must lead to a public address, or to one that the configuration allows. Needs the role operator. Audited as alert_channel.created, without them.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Make an alert channel",
+                "parameters": [
+                    {
+                        "description": "the channel",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.ChannelRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "201": {
+                        "description": "Created",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Channel"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the name is taken, there are too many, or no mail server is configured",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-channels/{id}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "An alert channel",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the channel",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Channel"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Replaces all of it but URL and secret, which stay where they are not given; another URL of a webhook needs a secret. The kind cannot be changed. Needs the role operator. Audited as alert_channel.updated.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Change an alert channel",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the channel",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "the channel",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.ChannelRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Channel"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the name is taken",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "With the record of what was sent to it. Needs the role operator. Audited as alert_channel.deleted.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Delete an alert channel",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the channel",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "rules notify it",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-channels/{id}/test": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Sends one notification of the type alert.test at once, also when the channel is disabled, and does not try again. What went wrong is in the detail of a 502. Needs the role operator. Audited as alert_channel.tested.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Test an alert channel",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the channel",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.TestResult"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "502": {
+                        "description": "the channel did not take it",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-deliveries": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Notifications of alerts, newest first: on their way, delivered, or dead, which is given up after 14 attempts in several hours. Needs the role viewer.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Notifications",
+                "parameters": [
+                    {
+                        "enum": [
+                            "pending",
+                            "delivered",
+                            "dead"
+                        ],
+                        "type": "string",
+                        "description": "only these",
+                        "name": "state",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this alert",
+                        "name": "alert_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only to this channel",
+                        "name": "channel_id",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-alertsapi_Delivery"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-deliveries/{id}/retry": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "With the same id, and as many attempts as a new one. Needs the role operator. Audited as alert_delivery.retried.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Send a dead notification again",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the delivery",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Delivery"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-rules": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "All rules in the order in which they were made, with where they stand. Needs the role viewer.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Alert rules",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-alertsapi_Rule"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "It is evaluated within about half a minute, by one replica at a time. Needs the role operator. Audited as alert_rule.created.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Make an alert rule",
+                "parameters": [
+                    {
+                        "description": "the rule",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.RuleRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "201": {
+                        "description": "Created",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Rule"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "no such channel",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the name is taken, or there are too many",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-rules/{id}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "An alert rule",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the rule",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Rule"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Replaces all of it: what is not given has its default. Where the rule stands does not change; one that is disabled goes back to its beginning, and who was told of its alert is told of the end. Needs the role operator. Audited as alert_rule.updated.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Change an alert rule",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the rule",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "the rule",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.RuleRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Rule"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "no such rule, or no such channel",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the name is taken",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Who was told of its alert is told of the end. The history stays. Needs the role operator. Audited as alert_rule.deleted.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Delete an alert rule",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the rule",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-silences": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Silences that have not ended, with ended=true also those of the last 90 days; newest first. Needs the role viewer.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Silences",
+                "parameters": [
+                    {
+                        "type": "boolean",
+                        "description": "also those that have ended",
+                        "name": "ended",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-alertsapi_Silence"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Keeps notifications of one rule, or of all, from being sent. Alerts begin and end all the same; one that still fires at the end of the silence is told then. Needs the role operator. Audited as alert_silence.created.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Silence alerts",
+                "parameters": [
+                    {
+                        "description": "what, and until when",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.SilenceRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "201": {
+                        "description": "Created",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Silence"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "no such rule",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "there are too many",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alert-silences/{id}": {
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Ends it now; it stays in the history. Needs the role operator. Audited as alert_silence.ended.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "End a silence",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the silence",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alerts": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "What fires, and what has fired in the last 90 days; newest first. Needs the role viewer.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "Alerts",
+                "parameters": [
+                    {
+                        "enum": [
+                            "firing",
+                            "resolved"
+                        ],
+                        "type": "string",
+                        "description": "only these",
+                        "name": "state",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this rule, which may be gone",
+                        "name": "rule_id",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-alertsapi_Alert"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/alerts/{id}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "alerts"
+                ],
+                "summary": "An alert",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the alert",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/alertsapi.Alert"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs alerts:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/analytics": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "What has become of requests to the gateway and to the platform's own API. Without from and to it is the last 24 hours. CSV has a line for each group, or for each interval of each group.",
+                "produces": [
+                    "application/json",
+                    "text/csv"
+                ],
+                "tags": [
+                    "admin"
+                ],
+                "summary": "Analytics of everybody",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "beginning, RFC 3339; rounded down to the step, or to the hour",
+                        "name": "from",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "end, RFC 3339; rounded up",
+                        "name": "to",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "hour",
+                            "day",
+                            "month"
+                        ],
+                        "type": "string",
+                        "description": "also as a time series, by UTC",
+                        "name": "step",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "comma-separated: api, product, app, user, key, route, refusal, client",
+                        "name": "by",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 20,
+                        "description": "groups that are shown",
+                        "name": "top",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "requests",
+                            "errors",
+                            "bytes"
+                        ],
+                        "type": "string",
+                        "default": "requests",
+                        "description": "what groups are shown first",
+                        "name": "sort",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this API",
+                        "name": "api",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this product",
+                        "name": "product",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this app",
+                        "name": "app",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this user; empty for anonymous callers",
+                        "name": "user_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only with this key; empty for calls without one",
+                        "name": "key_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only this route",
+                        "name": "route",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only refused with this code; empty for what was let through",
+                        "name": "refusal",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only refused anonymous callers from this network",
+                        "name": "client",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "json",
+                            "csv"
+                        ],
+                        "type": "string",
+                        "description": "form of the answer, before Accept",
+                        "name": "format",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/analyticsapi.Analytics"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "too much to add up",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/analytics/refusals": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Requests that were answered with a problem of the platform's own, by its code; by=client tells who knocked without a credential that is known, by network. It counts as /admin/v1/analytics does, and leaves out what was let through.",
+                "produces": [
+                    "application/json",
+                    "text/csv"
+                ],
+                "tags": [
+                    "admin"
+                ],
+                "summary": "Refusals by reason",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "beginning, RFC 3339; rounded down to the step, or to the hour",
+                        "name": "from",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "end, RFC 3339; rounded up",
+                        "name": "to",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "hour",
+                            "day",
+                            "month"
+                        ],
+                        "type": "string",
+                        "description": "also as a time series, by UTC",
+                        "name": "step",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "default": "refusal",
+                        "description": "comma-separated: api, product, app, user, key, route, refusal, client",
+                        "name": "by",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 20,
+                        "description": "groups that are shown",
+                        "name": "top",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "requests",
+                            "errors",
+                            "bytes"
+                        ],
+                        "type": "string",
+                        "default": "requests",
+                        "description": "what groups are shown first",
+                        "name": "sort",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this API",
+                        "name": "api",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this product",
+                        "name": "product",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this app",
+                        "name": "app",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this user; empty for anonymous callers",
+                        "name": "user_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only with this key; empty for calls without one",
+                        "name": "key_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only this route",
+                        "name": "route",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only with this code",
+                        "name": "refusal",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only from this network",
+                        "name": "client",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "json",
+                            "csv"
+                        ],
+                        "type": "string",
+                        "description": "form of the answer, before Accept",
+                        "name": "format",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/analyticsapi.Analytics"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "too much to add up",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/apis": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Those of which the gateway document has routes, named after the API with a dot (people.listUsers), or a description, by name. A cursor is good for the document that the page before is of.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "List APIs",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-apisapi_API"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the gateway document"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "there is no gateway document yet",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Makes routes of an OpenAPI document (2.0, 3.0 or 3.1) in JSON or YAML, up to 16 MiB: one for each operation, in the place of those that the API has in the gateway document. Without apply=true nothing is changed: the answer says what would be, what of it breaks clients, and what is lost. With apply=true the change is a new revision of the gateway document, under the conditions of PUT /admin/v1/config. References to other documents are refused and never fetched.",
+                "consumes": [
+                    "application/json",
+                    "application/yaml",
+                    "application/openapi+json",
+                    "application/openapi+yaml"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Import an API",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the API, with which the names of its routes begin: at most 24 letters, digits, '-' and '_'",
+                        "name": "name",
+                        "in": "query",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "URL of the service, or the name of one of the gateway document; default is what the description says",
+                        "name": "service",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "hosts of the gateway at which the API is, with commas; default is every host",
+                        "name": "hosts",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "auto",
+                            "keep",
+                            "strip"
+                        ],
+                        "type": "string",
+                        "default": "auto",
+                        "description": "what becomes of the base path before the service",
+                        "name": "base_path",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "put the description into the gateway document, and hold requests to it",
+                        "name": "validate",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "make the change",
+                        "name": "apply",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people; one line of at most 500 characters",
+                        "name": "message",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the gateway document in force; needed with apply=true",
+                        "name": "If-Match",
+                        "in": "header"
+                    },
+                    {
+                        "type": "string",
+                        "description": "* when there is none yet",
+                        "name": "If-None-Match",
+                        "in": "header"
+                    },
+                    {
+                        "description": "the OpenAPI document",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "type": "object"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/apisapi.Imported"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the gateway document in force now, with apply=true"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the gateway document is a file, or has another service of the name",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the gateway document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "the description cannot be imported, or the gateway document would not be valid",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match and If-None-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "the database is away, or the description takes too long",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/apis/{name}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Get an API",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the API",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/apisapi.APIDetail"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the gateway document"
+                            }
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Removes its routes and its description in a new revision of the gateway document. Its services stay. With dry_run=true nothing is changed.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "config"
+                ],
+                "summary": "Delete an API",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the API",
+                        "name": "name",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "ETag of the gateway document in force",
+                        "name": "If-Match",
+                        "in": "header",
+                        "required": true
+                    },
+                    {
+                        "enum": [
+                            "true",
+                            "false"
+                        ],
+                        "type": "string",
+                        "description": "only say what would change",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "why, for people",
+                        "name": "message",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/adminapi.Outcome"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the gateway document in force now"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs config:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "routes of others use its description, errors names them; or the gateway document is a file",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "the gateway document in force is another one",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "428": {
+                        "description": "without If-Match",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/apps": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Apps of all users, newest first",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "only of this user",
+                        "name": "user_id",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-catalogapi_App"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/apps/{app}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "An app of any user",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.App"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/apps/{app}/resume": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Resume an app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.App"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/apps/{app}/suspend": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Suspend an app: its keys reach nothing, at once, until it is resumed",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.App"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/admin/v1/cache/purge": {
             "post": {
                 "security": [
@@ -674,6 +3080,573 @@ const docTemplate = `{
                     },
                     "415": {
                         "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/posture": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Open routes, keys that are good for too much or too long, services that are spoken to in plaintext, and so on; each with a reason and what to do.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "posture"
+                ],
+                "summary": "What weakens this installation",
+                "parameters": [
+                    {
+                        "enum": [
+                            "low",
+                            "medium",
+                            "high",
+                            "critical"
+                        ],
+                        "type": "string",
+                        "description": "only findings as bad as this, or worse",
+                        "name": "severity",
+                        "in": "query"
+                    },
+                    {
+                        "type": "array",
+                        "items": {
+                            "type": "string"
+                        },
+                        "collectionFormat": "multi",
+                        "description": "ids of findings to leave out",
+                        "name": "suppress",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 1000,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 200,
+                        "description": "findings in the answer",
+                        "name": "limit",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/postureapi.Report"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs keys:admin",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/products": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "products"
+                ],
+                "summary": "All products",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-catalogapi_Product"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/products/{product}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "products"
+                ],
+                "summary": "A product with its plans, hidden or not",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name",
+                        "name": "product",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Product"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "What the product opens holds at once, on every replica. A name that no route has opens nothing.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "products"
+                ],
+                "summary": "Make or change a product",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name",
+                        "name": "product",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "the product",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.ProductRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "changed",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Product"
+                        }
+                    },
+                    "201": {
+                        "description": "made",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Product"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "there are too many products",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Forced, its subscriptions end with it.",
+                "tags": [
+                    "products"
+                ],
+                "summary": "Delete a product with its plans",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name",
+                        "name": "product",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "boolean",
+                        "description": "also when it has subscriptions that have not ended",
+                        "name": "force",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it has subscriptions that have not ended",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/products/{product}/plans/{plan}": {
+            "put": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "New limits hold at once for all that are subscribed to the plan. Another rate begins with its whole burst; a quota of the same period goes on with what was used.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "products"
+                ],
+                "summary": "Make or change a plan of a product",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the product",
+                        "name": "product",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "name of the plan",
+                        "name": "plan",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "the plan",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.PlanRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "changed",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Plan"
+                        }
+                    },
+                    "201": {
+                        "description": "made",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Plan"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "no such product",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the product has too many plans",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Forced, its subscriptions are revoked.",
+                "tags": [
+                    "products"
+                ],
+                "summary": "Delete a plan",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name of the product",
+                        "name": "product",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "name of the plan",
+                        "name": "plan",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "boolean",
+                        "description": "also when it has subscriptions that have not ended",
+                        "name": "force",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it has subscriptions that have not ended",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -2392,6 +5365,578 @@ const docTemplate = `{
                 }
             }
         },
+        "/admin/v1/subscriptions": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Subscriptions of all apps, newest first",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "only of this app",
+                        "name": "app",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only to the product of this name",
+                        "name": "product",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "pending",
+                            "active",
+                            "suspended",
+                            "rejected",
+                            "cancelled",
+                            "revoked"
+                        ],
+                        "type": "string",
+                        "description": "only in this state",
+                        "name": "state",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-catalogapi_Subscription"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The subscription is active at once.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Subscribe an app of any user, also to a hidden product",
+                "parameters": [
+                    {
+                        "description": "who, and what to",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.AssignRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "201": {
+                        "description": "Created",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "no such app, product or plan",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the app is subscribed to the product, or has too many subscriptions",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/subscriptions/{subscription}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "A subscription of any app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/subscriptions/{subscription}/approve": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Approve a pending subscription",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it is not pending",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/subscriptions/{subscription}/reject": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Reject a pending subscription; the user needs an operator's approval for the product from then on",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it is not pending",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/subscriptions/{subscription}/resume": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Resume a suspended subscription",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it is not suspended",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/subscriptions/{subscription}/revoke": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Revoke a subscription for good; the user needs an operator's approval for the product from then on",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it is neither active nor suspended",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/admin/v1/subscriptions/{subscription}/suspend": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "subscriptions"
+                ],
+                "summary": "Suspend an active subscription: nothing is reached by it until it is resumed",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs catalog:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it is not active",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/admin/v1/usage": {
             "get": {
                 "security": [
@@ -2528,6 +6073,169 @@ const docTemplate = `{
                 }
             }
         },
+        "/analytics": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "What has become of the caller's requests to the gateway and to the platform's own API. An API key sees what it was used for itself, and with the scope usage:read everything of its user. Without from and to it is the last 24 hours. CSV has a line for each group, or for each interval of each group.",
+                "produces": [
+                    "application/json",
+                    "text/csv"
+                ],
+                "tags": [
+                    "usage"
+                ],
+                "summary": "Own analytics",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "beginning, RFC 3339; rounded down to the step, or to the hour",
+                        "name": "from",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "end, RFC 3339; rounded up",
+                        "name": "to",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "hour",
+                            "day",
+                            "month"
+                        ],
+                        "type": "string",
+                        "description": "also as a time series, by UTC",
+                        "name": "step",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "comma-separated: api, product, app, key, route, refusal",
+                        "name": "by",
+                        "in": "query"
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 20,
+                        "description": "groups that are shown",
+                        "name": "top",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "requests",
+                            "errors",
+                            "bytes"
+                        ],
+                        "type": "string",
+                        "default": "requests",
+                        "description": "what groups are shown first",
+                        "name": "sort",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this API",
+                        "name": "api",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this product",
+                        "name": "product",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only of this app",
+                        "name": "app",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only with this key; empty for calls without one",
+                        "name": "key_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only this route",
+                        "name": "route",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only refused with this code; empty for what was let through",
+                        "name": "refusal",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "json",
+                            "csv"
+                        ],
+                        "type": "string",
+                        "description": "form of the answer, before Accept",
+                        "name": "format",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/analyticsapi.Analytics"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "another key, without usage:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "not a key or an app of the caller's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "422": {
+                        "description": "too much to add up",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/api-keys": {
             "get": {
                 "security": [
@@ -2551,6 +6259,12 @@ const docTemplate = `{
                         "type": "string",
                         "description": "whose keys (needs keys:admin)",
                         "name": "user_id",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only keys of this app",
+                        "name": "app",
                         "in": "query"
                     },
                     {
@@ -2669,7 +6383,7 @@ const docTemplate = `{
                         }
                     },
                     "403": {
-                        "description": "needs keys:write",
+                        "description": "needs keys:write, and config:write for a canary",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -2982,6 +6696,134 @@ const docTemplate = `{
                 }
             }
         },
+        "/api-keys/{id}/privileges": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Which scopes the key could do without: those that no call of it has needed for 90 days, as far as that is recorded. Scopes that backends look at themselves, or that conditions of the gateway document name, are not seen to be used. Routes are shown to callers that may see the usage: with usage:read, or config:read for another user's key.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "What an API key uses of what it holds",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "key id",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/keysapi.KeyPrivileges"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs keys:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/api-keys/{id}/release": {
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The key works again as it was. That is for a report that was a mistake; a key that did leak is to be rotated, which ends the quarantine too.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "Lift the quarantine of an API key",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "key id",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/keysapi.Key"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs keys:admin",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the key is revoked",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/api-keys/{id}/rotate": {
             "post": {
                 "security": [
@@ -2992,7 +6834,7 @@ const docTemplate = `{
                         "ApiKeyAuth": []
                     }
                 ],
-                "description": "The key keeps its id, name, scopes and history; the new secret is shown in this answer and never again. The old one keeps working for the grace, which may be 0.",
+                "description": "The key keeps its id, name, scopes and history; the new secret is shown in this answer and never again. The old one keeps working for the grace, which may be 0. A key in quarantine leaves it; its old secret ends at once.",
                 "consumes": [
                     "application/json"
                 ],
@@ -3142,6 +6984,702 @@ const docTemplate = `{
                     },
                     "503": {
                         "description": "the credential cannot be checked right now",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/apps": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "The caller's apps",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-catalogapi_App"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "An app is subscribed to plans of products, and has keys: POST /api-keys with its id. They reach what it is subscribed to, and nothing else.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Create an app",
+                "parameters": [
+                    {
+                        "description": "what app",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.AppRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "201": {
+                        "description": "Created",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.App"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the user has too many apps",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/apps/{app}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "An app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.App"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Its keys are revoked and its subscriptions cancelled, at once and for good.",
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Delete an app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "No Content"
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "patch": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Change an app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "what to change",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.AppUpdate"
+                        }
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.App"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/apps/{app}/subscriptions": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "The subscriptions of an app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-catalogapi_Subscription"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "post": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The subscription is active at once, or pending until an operator approves it, as the plan says. An app has one subscription to a product: one that has ended begins anew under its id, and what was used of the plan's limits stays used. What an operator has revoked or rejected begins again only when one approves.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Subscribe an app to a plan of a product",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "what to",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.SubscribeRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "201": {
+                        "description": "Created",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "no such app of the caller, visible product, or plan",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "the app is subscribed to the product, has too many subscriptions, or is suspended",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/apps/{app}/subscriptions/{subscription}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "A subscription of an app",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "The keys of the app no longer reach the product, at once.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "apps"
+                ],
+                "summary": "Cancel a subscription",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "id of the app",
+                        "name": "app",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "id of the subscription",
+                        "name": "subscription",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Subscription"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:write",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or another user's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "409": {
+                        "description": "it has ended already",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -3706,6 +8244,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Document"
                         }
                     },
+                    "403": {
+                        "description": "called with the key of an app",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
                     "404": {
                         "description": "unknown, older than 24 hours, or of somebody else",
                         "schema": {
@@ -3753,6 +8297,70 @@ const docTemplate = `{
                 }
             }
         },
+        "/keys/report": {
+            "post": {
+                "description": "Whoever holds a key may put it in quarantine: it is refused at once, until its owner rotates it or an admin releases it. Needs no credential but the key itself. The answer is the same for every key, known or not.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "api-keys"
+                ],
+                "summary": "Report a leaked API key",
+                "parameters": [
+                    {
+                        "description": "the key",
+                        "name": "body",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/keysapi.ReportRequest"
+                        }
+                    }
+                ],
+                "responses": {
+                    "202": {
+                        "description": "Accepted",
+                        "schema": {
+                            "$ref": "#/definitions/keysapi.Reported"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "429": {
+                        "description": "too many reports from this address",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
         "/metrics": {
             "get": {
                 "produces": [
@@ -3767,6 +8375,135 @@ const docTemplate = `{
                         "description": "OK",
                         "schema": {
                             "type": "string"
+                        }
+                    }
+                }
+            }
+        },
+        "/products": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "description": "Those that can be subscribed to, by name.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "products"
+                ],
+                "summary": "Products",
+                "parameters": [
+                    {
+                        "maximum": 200,
+                        "minimum": 1,
+                        "type": "integer",
+                        "default": 50,
+                        "description": "items per page",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "next_cursor of the page before",
+                        "name": "cursor",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/httpapi.Page-catalogapi_Product"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    }
+                }
+            }
+        },
+        "/products/{product}": {
+            "get": {
+                "security": [
+                    {
+                        "BearerAuth": []
+                    },
+                    {
+                        "ApiKeyAuth": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "products"
+                ],
+                "summary": "A product with its plans",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "name",
+                        "name": "product",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/catalogapi.Product"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "needs apps:read",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "404": {
+                        "description": "unknown, or hidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
                         }
                     }
                 }
@@ -3822,6 +8559,12 @@ const docTemplate = `{
                     },
                     "401": {
                         "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "403": {
+                        "description": "called with the key of an app",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -4931,6 +9674,1066 @@ const docTemplate = `{
                 }
             }
         },
+        "alertsapi.Alert": {
+            "type": "object",
+            "properties": {
+                "filter": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "string"
+                    }
+                },
+                "fired_at": {
+                    "type": "string"
+                },
+                "id": {
+                    "type": "string",
+                    "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"
+                },
+                "reason": {
+                    "description": "why it is over, where that is not the value",
+                    "type": "string"
+                },
+                "resolved_at": {
+                    "type": "string"
+                },
+                "rule": {
+                    "type": "string",
+                    "example": "errors of orders"
+                },
+                "rule_id": {
+                    "type": "string",
+                    "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b91"
+                },
+                "severity": {
+                    "type": "string",
+                    "enum": [
+                        "info",
+                        "warning",
+                        "critical"
+                    ]
+                },
+                "signal": {
+                    "type": "string",
+                    "example": "server_error_rate"
+                },
+                "state": {
+                    "type": "string",
+                    "enum": [
+                        "firing",
+                        "resolved"
+                    ]
+                },
+                "subject": {
+                    "description": "what the value belongs to, such as a certificate",
+                    "type": "string"
+                },
+                "summary": {
+                    "type": "string"
+                },
+                "threshold": {
+                    "type": "number",
+                    "example": 5
+                },
+                "unit": {
+                    "type": "string",
+                    "example": "%"
+                },
+                "value": {
+                    "description": "when it fired, and at the end when it is over",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "volume": {
+                    "description": "requests that the value is about",
+                    "type": "integer",
+                    "example": 800
+                }
+            }
+        },
+        "alertsapi.Channel": {
+            "type": "object",
+            "properties": {
+                "created_at": {
+                    "type": "string"
+                },
+                "enabled": {
+                    "type": "boolean"
+                },
+                "host": {
+                    "description": "of the URL",
+                    "type": "string",
+                    "example": "hooks.example.com"
+                },
+                "id": {
+                    "type": "string",
+                    "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b92"
+                },
+                "key_id": {
+                    "description": "of the master key that URL and secret are sealed under",
+                    "type": "string",
+                    "example": "5f0c3a527c1e8b1d"
+                },
+                "kind": {
+                    "type": "string",
+                    "enum": [
+                        "webhook",
+                        "slack",
+                        "email"
+                    ]
+                },
+                "name": {
+                    "type": "string",
+                    "example": "ops"
+                },
+                "recipients": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "updated_at": {
+                    "type": "string"
+                },
+                "version": {
+                    "description": "one more with every change",
+                    "type": "integer",
+                    "example": 1
+                }
+            }
+        },
+        "alertsapi.ChannelRequest": {
+            "type": "object",
+            "properties": {
+                "enabled": {
+                    "type": "boolean",
+                    "default": true
+                },
+                "kind": {
+                    "description": "cannot be changed",
+                    "type": "string",
+                    "enum": [
+                        "webhook",
+                        "slack",
+                        "email"
+                    ]
+                },
+                "name": {
+                    "type": "string",
+                    "maxLength": 100,
+                    "example": "ops"
+                },
+                "recipients": {
+                    "description": "of email, up to 20",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "ops@example.com"
+                    ]
+                },
+                "secret": {
+                    "description": "Secret signs webhooks: whsec_ and 24 to 64 random bytes in base64. It is never shown again.",
+                    "type": "string",
+                    "format": "password"
+                },
+                "url": {
+                    "description": "URL is where webhook and slack post to. It is never shown again.",
+                    "type": "string",
+                    "format": "password"
+                }
+            }
+        },
+        "alertsapi.Delivery": {
+            "type": "object",
+            "properties": {
+                "alert_id": {
+                    "type": "string"
+                },
+                "attempts": {
+                    "type": "integer",
+                    "example": 1
+                },
+                "channel": {
+                    "type": "string",
+                    "example": "ops"
+                },
+                "channel_id": {
+                    "type": "string"
+                },
+                "created_at": {
+                    "type": "string"
+                },
+                "error": {
+                    "description": "of the last attempt",
+                    "type": "string"
+                },
+                "event": {
+                    "type": "string",
+                    "enum": [
+                        "alert.firing",
+                        "alert.resolved"
+                    ]
+                },
+                "finished_at": {
+                    "type": "string"
+                },
+                "id": {
+                    "description": "what receivers tell repetitions by",
+                    "type": "string"
+                },
+                "next_at": {
+                    "type": "string"
+                },
+                "state": {
+                    "description": "dead is what was given up",
+                    "type": "string",
+                    "enum": [
+                        "pending",
+                        "delivered",
+                        "dead"
+                    ]
+                }
+            }
+        },
+        "alertsapi.Rule": {
+            "type": "object",
+            "properties": {
+                "channels": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "compare_to": {
+                    "type": "string"
+                },
+                "created_at": {
+                    "type": "string"
+                },
+                "enabled": {
+                    "type": "boolean"
+                },
+                "filter": {
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "string"
+                    }
+                },
+                "for": {
+                    "type": "string",
+                    "example": "2m"
+                },
+                "id": {
+                    "type": "string",
+                    "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b91"
+                },
+                "min_requests": {
+                    "type": "integer",
+                    "example": 20
+                },
+                "name": {
+                    "type": "string",
+                    "example": "errors of orders"
+                },
+                "percentile": {
+                    "type": "integer"
+                },
+                "resolve_after": {
+                    "type": "string",
+                    "example": "5m"
+                },
+                "resolve_threshold": {
+                    "type": "number",
+                    "example": 2
+                },
+                "severity": {
+                    "type": "string",
+                    "enum": [
+                        "info",
+                        "warning",
+                        "critical"
+                    ]
+                },
+                "signal": {
+                    "type": "string",
+                    "example": "server_error_rate"
+                },
+                "status": {
+                    "$ref": "#/definitions/alertsapi.Status"
+                },
+                "summary": {
+                    "type": "string"
+                },
+                "threshold": {
+                    "type": "number",
+                    "example": 5
+                },
+                "unit": {
+                    "description": "of the thresholds",
+                    "type": "string",
+                    "example": "%"
+                },
+                "updated_at": {
+                    "type": "string"
+                },
+                "version": {
+                    "description": "one more with every change",
+                    "type": "integer",
+                    "example": 1
+                },
+                "window": {
+                    "type": "string",
+                    "example": "5m"
+                }
+            }
+        },
+        "alertsapi.RuleRequest": {
+            "type": "object",
+            "properties": {
+                "channels": {
+                    "description": "ids of those who are told",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "compare_to": {
+                    "description": "of traffic_drop and refusal_rise: how long before; the window before unless given",
+                    "type": "string",
+                    "example": "24h"
+                },
+                "enabled": {
+                    "description": "a rule that is not goes back to its beginning",
+                    "type": "boolean",
+                    "default": true
+                },
+                "filter": {
+                    "description": "route, user, key or app; of signals about requests",
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "string"
+                    },
+                    "example": {
+                        "route": "orders-api"
+                    }
+                },
+                "for": {
+                    "description": "how long it is bad before the rule fires",
+                    "type": "string",
+                    "default": "0s",
+                    "example": "2m"
+                },
+                "min_requests": {
+                    "description": "with fewer there is no figure",
+                    "type": "integer",
+                    "default": 20
+                },
+                "name": {
+                    "type": "string",
+                    "maxLength": 100,
+                    "example": "errors of orders"
+                },
+                "percentile": {
+                    "description": "of latency; 95 unless given",
+                    "type": "integer",
+                    "enum": [
+                        50,
+                        95,
+                        99
+                    ]
+                },
+                "resolve_after": {
+                    "description": "how long it is good before that is over",
+                    "type": "string",
+                    "default": "0s",
+                    "example": "5m"
+                },
+                "resolve_threshold": {
+                    "description": "good on the other side of it; the threshold unless given",
+                    "type": "number",
+                    "example": 2
+                },
+                "severity": {
+                    "type": "string",
+                    "default": "warning",
+                    "enum": [
+                        "info",
+                        "warning",
+                        "critical"
+                    ]
+                },
+                "signal": {
+                    "description": "which figure",
+                    "type": "string",
+                    "enum": [
+                        "client_error_rate",
+                        "server_error_rate",
+                        "latency",
+                        "traffic_drop",
+                        "refusal_rate",
+                        "refusal_rise",
+                        "quota_reached",
+                        "canary_used",
+                        "targets_down",
+                        "certificate_expiry",
+                        "key_expiry"
+                    ],
+                    "example": "server_error_rate"
+                },
+                "summary": {
+                    "description": "is part of notifications",
+                    "type": "string",
+                    "maxLength": 500
+                },
+                "threshold": {
+                    "description": "bad from here on",
+                    "type": "number",
+                    "example": 5
+                },
+                "window": {
+                    "description": "whole minutes, up to 6h",
+                    "type": "string",
+                    "default": "5m",
+                    "example": "5m"
+                }
+            }
+        },
+        "alertsapi.Silence": {
+            "type": "object",
+            "properties": {
+                "begins": {
+                    "type": "string"
+                },
+                "comment": {
+                    "type": "string",
+                    "example": "deployment"
+                },
+                "created_at": {
+                    "type": "string"
+                },
+                "created_by": {
+                    "description": "id of the user",
+                    "type": "string"
+                },
+                "ends": {
+                    "type": "string"
+                },
+                "id": {
+                    "type": "string"
+                },
+                "rule_id": {
+                    "description": "absent for all rules",
+                    "type": "string"
+                }
+            }
+        },
+        "alertsapi.SilenceRequest": {
+            "type": "object",
+            "properties": {
+                "begins": {
+                    "description": "absent for now",
+                    "type": "string",
+                    "format": "date-time"
+                },
+                "comment": {
+                    "type": "string",
+                    "maxLength": 500,
+                    "example": "deployment"
+                },
+                "ends": {
+                    "description": "at most 30 days after begins",
+                    "type": "string",
+                    "format": "date-time"
+                },
+                "rule_id": {
+                    "description": "absent for all rules",
+                    "type": "string"
+                }
+            }
+        },
+        "alertsapi.Status": {
+            "type": "object",
+            "properties": {
+                "alert_id": {
+                    "type": "string"
+                },
+                "evaluated_at": {
+                    "description": "absent before the first time",
+                    "type": "string"
+                },
+                "reason": {
+                    "description": "why there is no figure",
+                    "type": "string"
+                },
+                "since": {
+                    "type": "string"
+                },
+                "state": {
+                    "type": "string",
+                    "enum": [
+                        "ok",
+                        "pending",
+                        "firing",
+                        "no_data"
+                    ]
+                },
+                "subject": {
+                    "type": "string"
+                },
+                "value": {
+                    "description": "absent without a figure",
+                    "type": "number"
+                },
+                "volume": {
+                    "type": "integer"
+                }
+            }
+        },
+        "alertsapi.TestResult": {
+            "type": "object",
+            "properties": {
+                "delivery_id": {
+                    "description": "what the receiver was shown as its id",
+                    "type": "string"
+                }
+            }
+        },
+        "analyticsapi.Analytics": {
+            "type": "object",
+            "properties": {
+                "from": {
+                    "type": "string"
+                },
+                "items": {
+                    "description": "most of sort first",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/analyticsapi.Group"
+                    }
+                },
+                "more": {
+                    "description": "there are groups that are not shown",
+                    "type": "boolean"
+                },
+                "series": {
+                    "description": "of the total, with step",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/analyticsapi.Point"
+                    }
+                },
+                "step": {
+                    "type": "string",
+                    "enum": [
+                        "hour",
+                        "day",
+                        "month"
+                    ]
+                },
+                "to": {
+                    "type": "string"
+                },
+                "total": {
+                    "$ref": "#/definitions/analyticsapi.Totals"
+                }
+            }
+        },
+        "analyticsapi.Group": {
+            "type": "object",
+            "properties": {
+                "api": {
+                    "type": "string"
+                },
+                "app": {
+                    "type": "string"
+                },
+                "client": {
+                    "description": "network of refused anonymous callers",
+                    "type": "string",
+                    "example": "192.0.2.0/24"
+                },
+                "client_errors": {
+                    "description": "answered with 4xx",
+                    "type": "integer",
+                    "example": 3
+                },
+                "key_id": {
+                    "type": "string"
+                },
+                "p50_ms": {
+                    "description": "Half, 95 and 99 of 100 requests took at most this long, to within 3.2 %.",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "p95_ms": {
+                    "type": "number",
+                    "example": 48
+                },
+                "p99_ms": {
+                    "type": "number",
+                    "example": 97
+                },
+                "product": {
+                    "type": "string"
+                },
+                "refusal": {
+                    "description": "code of the problem that was answered",
+                    "type": "string",
+                    "example": "auth.missing_credential"
+                },
+                "refused": {
+                    "description": "answered with a problem of the platform's own",
+                    "type": "integer",
+                    "example": 2
+                },
+                "request_bytes": {
+                    "description": "of bodies, as far as they were read",
+                    "type": "integer"
+                },
+                "requests": {
+                    "type": "integer",
+                    "example": 1200
+                },
+                "response_bytes": {
+                    "description": "of bodies, as far as they were sent",
+                    "type": "integer"
+                },
+                "route": {
+                    "type": "string",
+                    "example": "orders-api"
+                },
+                "series": {
+                    "description": "with step, oldest first",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/analyticsapi.Point"
+                    }
+                },
+                "server_errors": {
+                    "description": "answered with 5xx",
+                    "type": "integer",
+                    "example": 0
+                },
+                "user_id": {
+                    "type": "string"
+                }
+            }
+        },
+        "analyticsapi.Point": {
+            "type": "object",
+            "properties": {
+                "at": {
+                    "description": "its beginning",
+                    "type": "string"
+                },
+                "client_errors": {
+                    "description": "answered with 4xx",
+                    "type": "integer",
+                    "example": 3
+                },
+                "p50_ms": {
+                    "description": "Half, 95 and 99 of 100 requests took at most this long, to within 3.2 %.",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "p95_ms": {
+                    "type": "number",
+                    "example": 48
+                },
+                "p99_ms": {
+                    "type": "number",
+                    "example": 97
+                },
+                "refused": {
+                    "description": "answered with a problem of the platform's own",
+                    "type": "integer",
+                    "example": 2
+                },
+                "request_bytes": {
+                    "description": "of bodies, as far as they were read",
+                    "type": "integer"
+                },
+                "requests": {
+                    "type": "integer",
+                    "example": 1200
+                },
+                "response_bytes": {
+                    "description": "of bodies, as far as they were sent",
+                    "type": "integer"
+                },
+                "server_errors": {
+                    "description": "answered with 5xx",
+                    "type": "integer",
+                    "example": 0
+                }
+            }
+        },
+        "analyticsapi.Totals": {
+            "type": "object",
+            "properties": {
+                "client_errors": {
+                    "description": "answered with 4xx",
+                    "type": "integer",
+                    "example": 3
+                },
+                "p50_ms": {
+                    "description": "Half, 95 and 99 of 100 requests took at most this long, to within 3.2 %.",
+                    "type": "number",
+                    "example": 12.5
+                },
+                "p95_ms": {
+                    "type": "number",
+                    "example": 48
+                },
+                "p99_ms": {
+                    "type": "number",
+                    "example": 97
+                },
+                "refused": {
+                    "description": "answered with a problem of the platform's own",
+                    "type": "integer",
+                    "example": 2
+                },
+                "request_bytes": {
+                    "description": "of bodies, as far as they were read",
+                    "type": "integer"
+                },
+                "requests": {
+                    "type": "integer",
+                    "example": 1200
+                },
+                "response_bytes": {
+                    "description": "of bodies, as far as they were sent",
+                    "type": "integer"
+                },
+                "server_errors": {
+                    "description": "answered with 5xx",
+                    "type": "integer",
+                    "example": 0
+                }
+            }
+        },
+        "apisapi.API": {
+            "type": "object",
+            "properties": {
+                "described": {
+                    "description": "the document has the description, or names its file",
+                    "type": "boolean"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "people"
+                },
+                "openapi": {
+                    "description": "version of OpenAPI",
+                    "type": "string",
+                    "enum": [
+                        "2.0",
+                        "3.0",
+                        "3.1"
+                    ]
+                },
+                "openapi_file": {
+                    "description": "with the description",
+                    "type": "string",
+                    "example": "people.yaml"
+                },
+                "routes": {
+                    "description": "how many",
+                    "type": "integer",
+                    "example": 12
+                },
+                "services": {
+                    "description": "names of those that the routes lead to",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "people"
+                    ]
+                },
+                "title": {
+                    "description": "absent where the document has no description",
+                    "type": "string",
+                    "example": "People"
+                },
+                "version": {
+                    "description": "of the API",
+                    "type": "string",
+                    "example": "1.0.0"
+                }
+            }
+        },
+        "apisapi.APIDetail": {
+            "type": "object",
+            "properties": {
+                "described": {
+                    "description": "the document has the description, or names its file",
+                    "type": "boolean"
+                },
+                "description": {
+                    "description": "Text is the description as it was imported, where the gateway document holds it.",
+                    "type": "string"
+                },
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/apisapi.Route"
+                    }
+                },
+                "name": {
+                    "type": "string",
+                    "example": "people"
+                },
+                "openapi": {
+                    "description": "version of OpenAPI",
+                    "type": "string",
+                    "enum": [
+                        "2.0",
+                        "3.0",
+                        "3.1"
+                    ]
+                },
+                "openapi_file": {
+                    "description": "with the description",
+                    "type": "string",
+                    "example": "people.yaml"
+                },
+                "routes": {
+                    "description": "how many",
+                    "type": "integer",
+                    "example": 12
+                },
+                "services": {
+                    "description": "names of those that the routes lead to",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "people"
+                    ]
+                },
+                "title": {
+                    "description": "absent where the document has no description",
+                    "type": "string",
+                    "example": "People"
+                },
+                "version": {
+                    "description": "of the API",
+                    "type": "string",
+                    "example": "1.0.0"
+                }
+            }
+        },
+        "apisapi.Change": {
+            "type": "object",
+            "properties": {
+                "breaking": {
+                    "type": "boolean"
+                },
+                "detail": {
+                    "description": "absent for a whole operation",
+                    "type": "string",
+                    "example": "security is stricter"
+                },
+                "kind": {
+                    "type": "string",
+                    "enum": [
+                        "added",
+                        "removed",
+                        "changed"
+                    ]
+                },
+                "operation": {
+                    "description": "method and path; by routes alone, as they match it",
+                    "type": "string",
+                    "example": "GET /users/{id}"
+                }
+            }
+        },
+        "apisapi.Imported": {
+            "type": "object",
+            "properties": {
+                "api": {
+                    "$ref": "#/definitions/apisapi.API"
+                },
+                "base": {
+                    "description": "digest of the document before; absent for the first",
+                    "type": "string"
+                },
+                "breaking": {
+                    "description": "one of the changes breaks clients",
+                    "type": "boolean"
+                },
+                "changed": {
+                    "description": "false when the document is the one that was in force",
+                    "type": "boolean"
+                },
+                "compared_with": {
+                    "description": "ComparedWith says how much is known of the API before: its description, where the\ndocument holds it; its routes alone; or nothing, when it is new. It is absent when\nthe document would not be valid.",
+                    "type": "string",
+                    "enum": [
+                        "description",
+                        "routes",
+                        "nothing"
+                    ]
+                },
+                "diff": {
+                    "description": "null where the document before is not kept any more",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/diff.Change"
+                    }
+                },
+                "digest": {
+                    "description": "of the document after the change; absent when it is not valid",
+                    "type": "string"
+                },
+                "dry_run": {
+                    "type": "boolean"
+                },
+                "more": {
+                    "description": "changes that were left out",
+                    "type": "integer"
+                },
+                "notes": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/apisapi.Note"
+                    }
+                },
+                "operations": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/apisapi.Change"
+                    }
+                },
+                "operations_more": {
+                    "description": "changes that were left out",
+                    "type": "integer"
+                },
+                "revision": {
+                    "description": "in force now; absent in a dry run",
+                    "type": "integer",
+                    "example": 12
+                },
+                "routes": {
+                    "$ref": "#/definitions/apisapi.Routes"
+                },
+                "services_added": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "valid": {
+                    "type": "boolean"
+                },
+                "violations": {
+                    "description": "of a dry run; without, they are an error",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/problem.Field"
+                    }
+                }
+            }
+        },
+        "apisapi.Note": {
+            "type": "object",
+            "properties": {
+                "column": {
+                    "type": "integer"
+                },
+                "detail": {
+                    "type": "string"
+                },
+                "field": {
+                    "type": "string"
+                },
+                "line": {
+                    "type": "integer"
+                }
+            }
+        },
+        "apisapi.Route": {
+            "type": "object",
+            "properties": {
+                "exact": {
+                    "type": "string"
+                },
+                "hosts": {
+                    "description": "absent for all",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "methods": {
+                    "description": "absent for all",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "GET"
+                    ]
+                },
+                "name": {
+                    "type": "string",
+                    "example": "people.getUser"
+                },
+                "operation": {
+                    "description": "of the description that requests are held to",
+                    "type": "string",
+                    "example": "getUser"
+                },
+                "prefix": {
+                    "type": "string"
+                },
+                "regex": {
+                    "type": "string",
+                    "example": "/people/users/[^/]+"
+                },
+                "service": {
+                    "type": "string",
+                    "example": "people"
+                }
+            }
+        },
+        "apisapi.Routes": {
+            "type": "object",
+            "properties": {
+                "added": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "people.listUsers"
+                    ]
+                },
+                "changed": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "more": {
+                    "description": "names that were left out",
+                    "type": "integer"
+                },
+                "removed": {
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                }
+            }
+        },
         "auditapi.Record": {
             "type": "object",
             "properties": {
@@ -5122,6 +10925,356 @@ const docTemplate = `{
                 "route": {
                     "type": "string",
                     "example": "orders-api"
+                }
+            }
+        },
+        "catalogapi.App": {
+            "type": "object",
+            "properties": {
+                "created_at": {
+                    "type": "string"
+                },
+                "description": {
+                    "type": "string"
+                },
+                "id": {
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "address book"
+                },
+                "suspended_at": {
+                    "description": "its keys reach nothing",
+                    "type": "string"
+                },
+                "updated_at": {
+                    "type": "string"
+                },
+                "user_id": {
+                    "type": "string"
+                }
+            }
+        },
+        "catalogapi.AppRequest": {
+            "type": "object",
+            "required": [
+                "name"
+            ],
+            "properties": {
+                "description": {
+                    "type": "string"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "address book"
+                }
+            }
+        },
+        "catalogapi.AppUpdate": {
+            "type": "object",
+            "properties": {
+                "description": {
+                    "type": "string"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "address book"
+                }
+            }
+        },
+        "catalogapi.AssignRequest": {
+            "type": "object",
+            "required": [
+                "app",
+                "plan",
+                "product"
+            ],
+            "properties": {
+                "app": {
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "plan": {
+                    "type": "string",
+                    "example": "gold"
+                },
+                "product": {
+                    "type": "string",
+                    "example": "people"
+                }
+            }
+        },
+        "catalogapi.Plan": {
+            "type": "object",
+            "properties": {
+                "approval": {
+                    "type": "string",
+                    "enum": [
+                        "automatic",
+                        "operator"
+                    ]
+                },
+                "created_at": {
+                    "type": "string"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "free"
+                },
+                "price": {
+                    "description": "a note for people",
+                    "type": "string",
+                    "example": "10 EUR a month"
+                },
+                "quota": {
+                    "description": "absent: no quota",
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/catalogapi.Quota"
+                        }
+                    ]
+                },
+                "rate": {
+                    "description": "absent: no rate limit",
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/catalogapi.Rate"
+                        }
+                    ]
+                },
+                "updated_at": {
+                    "type": "string"
+                }
+            }
+        },
+        "catalogapi.PlanRequest": {
+            "type": "object",
+            "properties": {
+                "approval": {
+                    "type": "string",
+                    "default": "automatic",
+                    "enum": [
+                        "automatic",
+                        "operator"
+                    ]
+                },
+                "price": {
+                    "type": "string",
+                    "example": "10 EUR a month"
+                },
+                "quota": {
+                    "description": "absent: no quota",
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/catalogapi.Quota"
+                        }
+                    ]
+                },
+                "rate": {
+                    "description": "absent: no rate limit",
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/catalogapi.Rate"
+                        }
+                    ]
+                }
+            }
+        },
+        "catalogapi.Product": {
+            "type": "object",
+            "properties": {
+                "apps_only": {
+                    "description": "who shows another credential than the key of an app does not reach the routes",
+                    "type": "boolean"
+                },
+                "created_at": {
+                    "type": "string"
+                },
+                "description": {
+                    "type": "string"
+                },
+                "id": {
+                    "description": "for operators",
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "name": {
+                    "type": "string",
+                    "example": "people"
+                },
+                "plans": {
+                    "description": "of one product, not of a list",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/catalogapi.Plan"
+                    }
+                },
+                "routes": {
+                    "description": "names of routes, and of APIs: all routes \"people.*\"",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "people",
+                        "birds.list"
+                    ]
+                },
+                "title": {
+                    "type": "string",
+                    "example": "People"
+                },
+                "updated_at": {
+                    "type": "string"
+                },
+                "visible": {
+                    "description": "for operators",
+                    "type": "boolean"
+                }
+            }
+        },
+        "catalogapi.ProductRequest": {
+            "type": "object",
+            "required": [
+                "routes"
+            ],
+            "properties": {
+                "apps_only": {
+                    "description": "who shows another credential than the key of an app does not reach the routes",
+                    "type": "boolean"
+                },
+                "description": {
+                    "type": "string"
+                },
+                "routes": {
+                    "description": "names of routes, and of APIs: all routes \"people.*\"",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    },
+                    "example": [
+                        "people"
+                    ]
+                },
+                "title": {
+                    "description": "absent: its name",
+                    "type": "string",
+                    "example": "People"
+                },
+                "visible": {
+                    "description": "developers see it and can subscribe to it",
+                    "type": "boolean"
+                }
+            }
+        },
+        "catalogapi.Quota": {
+            "type": "object",
+            "properties": {
+                "period": {
+                    "type": "string",
+                    "enum": [
+                        "minute",
+                        "hour",
+                        "day",
+                        "week",
+                        "month"
+                    ]
+                },
+                "rolling": {
+                    "description": "the period begins with the first request, and not with the calendar",
+                    "type": "boolean"
+                },
+                "time_zone": {
+                    "description": "where days, weeks and months begin",
+                    "type": "string",
+                    "default": "UTC",
+                    "example": "Europe/Berlin"
+                },
+                "units": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "example": 10000
+                }
+            }
+        },
+        "catalogapi.Rate": {
+            "type": "object",
+            "properties": {
+                "burst": {
+                    "description": "requests at once; absent: all of a window",
+                    "type": "integer",
+                    "example": 100
+                },
+                "requests": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "example": 100
+                },
+                "window": {
+                    "description": "a duration, at most 24h",
+                    "type": "string",
+                    "example": "1m"
+                }
+            }
+        },
+        "catalogapi.SubscribeRequest": {
+            "type": "object",
+            "required": [
+                "plan",
+                "product"
+            ],
+            "properties": {
+                "plan": {
+                    "type": "string",
+                    "example": "free"
+                },
+                "product": {
+                    "type": "string",
+                    "example": "people"
+                }
+            }
+        },
+        "catalogapi.Subscription": {
+            "type": "object",
+            "properties": {
+                "app": {
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "created_at": {
+                    "type": "string"
+                },
+                "id": {
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "plan": {
+                    "description": "empty when it has ended and the plan is gone",
+                    "type": "string",
+                    "example": "free"
+                },
+                "product": {
+                    "type": "string",
+                    "example": "people"
+                },
+                "state": {
+                    "type": "string",
+                    "enum": [
+                        "pending",
+                        "active",
+                        "suspended",
+                        "rejected",
+                        "cancelled",
+                        "revoked"
+                    ]
+                },
+                "updated_at": {
+                    "type": "string"
+                },
+                "user_id": {
+                    "type": "string"
                 }
             }
         },
@@ -5333,6 +11486,96 @@ const docTemplate = `{
                 }
             }
         },
+        "httpapi.Page-alertsapi_Alert": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/alertsapi.Alert"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-alertsapi_Channel": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/alertsapi.Channel"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-alertsapi_Delivery": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/alertsapi.Delivery"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-alertsapi_Rule": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/alertsapi.Rule"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-alertsapi_Silence": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/alertsapi.Silence"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-apisapi_API": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/apisapi.API"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
         "httpapi.Page-auditapi_Record": {
             "type": "object",
             "properties": {
@@ -5355,6 +11598,51 @@ const docTemplate = `{
                     "type": "array",
                     "items": {
                         "$ref": "#/definitions/authapi.Session"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-catalogapi_App": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/catalogapi.App"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-catalogapi_Product": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/catalogapi.Product"
+                    }
+                },
+                "next_cursor": {
+                    "description": "absent on the last page",
+                    "type": "string"
+                }
+            }
+        },
+        "httpapi.Page-catalogapi_Subscription": {
+            "type": "object",
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/catalogapi.Subscription"
                     }
                 },
                 "next_cursor": {
@@ -5454,6 +11742,15 @@ const docTemplate = `{
                         "203.0.113.0/24"
                     ]
                 },
+                "app": {
+                    "description": "id of an app of yours: the key reaches what that is subscribed to, and nothing else",
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "canary": {
+                    "description": "a trap: the key opens nothing, and every use raises an alarm (needs config:write)",
+                    "type": "boolean"
+                },
                 "env": {
                     "type": "string",
                     "default": "live",
@@ -5498,6 +11795,14 @@ const docTemplate = `{
                         "type": "string"
                     }
                 },
+                "app": {
+                    "description": "id of the app that the key belongs to; absent for none",
+                    "type": "string"
+                },
+                "canary": {
+                    "description": "a trap that opens nothing and raises an alarm",
+                    "type": "boolean"
+                },
                 "created_at": {
                     "type": "string"
                 },
@@ -5532,6 +11837,14 @@ const docTemplate = `{
                     "type": "string",
                     "example": "kw_live_4fGh2kLmN0pQ"
                 },
+                "quarantine_note": {
+                    "description": "what they said",
+                    "type": "string"
+                },
+                "quarantined_at": {
+                    "description": "somebody who held the key reported it as leaked: it is refused until it is rotated",
+                    "type": "string"
+                },
                 "revoked_at": {
                     "type": "string"
                 },
@@ -5549,6 +11862,63 @@ const docTemplate = `{
                 }
             }
         },
+        "keysapi.KeyPrivileges": {
+            "type": "object",
+            "properties": {
+                "ineffective_scopes": {
+                    "description": "what it was given and its owner does not hold now",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                },
+                "key_id": {
+                    "type": "string",
+                    "example": "01890a5d-ac96-774b-bcce-b302099a8057"
+                },
+                "more_routes": {
+                    "description": "there are routes that are not shown",
+                    "type": "boolean"
+                },
+                "narrower": {
+                    "description": "suggested_scopes is less than what the key was given",
+                    "type": "boolean"
+                },
+                "recorded_since": {
+                    "description": "what was used before is not known",
+                    "type": "string"
+                },
+                "routes": {
+                    "description": "most requests first, at most 200; null with routes_omitted",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/keysapi.RouteUse"
+                    }
+                },
+                "routes_omitted": {
+                    "description": "why there are none: usage:read or config:read is needed, or adding them up takes too long",
+                    "type": "string",
+                    "enum": [
+                        "scope_missing",
+                        "too_much"
+                    ]
+                },
+                "scopes": {
+                    "description": "what the key holds now: its scopes, cut to what its owner holds",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/keysapi.ScopeUse"
+                    }
+                },
+                "suggested_scopes": {
+                    "description": "what it should hold: scopes but the unused ones",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                }
+            }
+        },
         "keysapi.MintedKey": {
             "type": "object",
             "properties": {
@@ -5557,6 +11927,14 @@ const docTemplate = `{
                     "items": {
                         "type": "string"
                     }
+                },
+                "app": {
+                    "description": "id of the app that the key belongs to; absent for none",
+                    "type": "string"
+                },
+                "canary": {
+                    "description": "a trap that opens nothing and raises an alarm",
+                    "type": "boolean"
                 },
                 "created_at": {
                     "type": "string"
@@ -5597,6 +11975,14 @@ const docTemplate = `{
                     "type": "string",
                     "example": "kw_live_4fGh2kLmN0pQ"
                 },
+                "quarantine_note": {
+                    "description": "what they said",
+                    "type": "string"
+                },
+                "quarantined_at": {
+                    "description": "somebody who held the key reported it as leaked: it is refused until it is rotated",
+                    "type": "string"
+                },
                 "revoked_at": {
                     "type": "string"
                 },
@@ -5614,6 +12000,32 @@ const docTemplate = `{
                 }
             }
         },
+        "keysapi.ReportRequest": {
+            "type": "object",
+            "required": [
+                "key"
+            ],
+            "properties": {
+                "key": {
+                    "description": "the whole key",
+                    "type": "string",
+                    "example": "kw_live_…"
+                },
+                "note": {
+                    "description": "for the owner, at most 200 characters",
+                    "type": "string",
+                    "example": "found in a public gist"
+                }
+            }
+        },
+        "keysapi.Reported": {
+            "type": "object",
+            "properties": {
+                "detail": {
+                    "type": "string"
+                }
+            }
+        },
         "keysapi.RotateRequest": {
             "type": "object",
             "properties": {
@@ -5625,6 +12037,45 @@ const docTemplate = `{
                 }
             }
         },
+        "keysapi.RouteUse": {
+            "type": "object",
+            "properties": {
+                "requests_30d": {
+                    "type": "integer",
+                    "example": 12
+                },
+                "requests_90d": {
+                    "type": "integer",
+                    "example": 340
+                },
+                "route": {
+                    "type": "string",
+                    "example": "orders-api"
+                }
+            }
+        },
+        "keysapi.ScopeUse": {
+            "type": "object",
+            "properties": {
+                "last_used_at": {
+                    "description": "to the minute; null for never since recorded_since",
+                    "type": "string"
+                },
+                "scope": {
+                    "type": "string",
+                    "example": "orders:read"
+                },
+                "verdict": {
+                    "description": "used within 90 days, not used, or not recorded for long enough to tell",
+                    "type": "string",
+                    "enum": [
+                        "used",
+                        "unused",
+                        "unknown"
+                    ]
+                }
+            }
+        },
         "keysapi.SelfResponse": {
             "type": "object",
             "properties": {
@@ -5633,6 +12084,14 @@ const docTemplate = `{
                     "items": {
                         "type": "string"
                     }
+                },
+                "app": {
+                    "description": "id of the app that the key belongs to; absent for none",
+                    "type": "string"
+                },
+                "canary": {
+                    "description": "a trap that opens nothing and raises an alarm",
+                    "type": "boolean"
                 },
                 "created_at": {
                     "type": "string"
@@ -5674,6 +12133,14 @@ const docTemplate = `{
                     "description": "how the key begins",
                     "type": "string",
                     "example": "kw_live_4fGh2kLmN0pQ"
+                },
+                "quarantine_note": {
+                    "description": "what they said",
+                    "type": "string"
+                },
+                "quarantined_at": {
+                    "description": "somebody who held the key reported it as leaked: it is refused until it is rotated",
+                    "type": "string"
                 },
                 "revoked_at": {
                     "type": "string"
@@ -5760,6 +12227,81 @@ const docTemplate = `{
                     "description": "1 for a new secret, and one more with every value",
                     "type": "integer",
                     "example": 3
+                }
+            }
+        },
+        "postureapi.Finding": {
+            "type": "object",
+            "properties": {
+                "fix": {
+                    "type": "string"
+                },
+                "id": {
+                    "description": "the same as long as the weakness is there",
+                    "type": "string",
+                    "example": "route.open:orders"
+                },
+                "kind": {
+                    "type": "string",
+                    "enum": [
+                        "route",
+                        "service",
+                        "key",
+                        "user",
+                        "listener"
+                    ]
+                },
+                "object": {
+                    "description": "its name or id",
+                    "type": "string",
+                    "example": "orders"
+                },
+                "severity": {
+                    "type": "string",
+                    "enum": [
+                        "low",
+                        "medium",
+                        "high",
+                        "critical"
+                    ]
+                },
+                "why": {
+                    "type": "string"
+                }
+            }
+        },
+        "postureapi.Report": {
+            "type": "object",
+            "properties": {
+                "at": {
+                    "type": "string"
+                },
+                "counts": {
+                    "description": "by severity, of all findings that are not suppressed",
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "integer"
+                    },
+                    "example": {
+                        "high": 1
+                    }
+                },
+                "findings": {
+                    "description": "worst first",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/postureapi.Finding"
+                    }
+                },
+                "suppressed": {
+                    "description": "findings that were left out",
+                    "type": "integer",
+                    "example": 0
+                },
+                "truncated": {
+                    "description": "there are more findings, or keys that were not looked at",
+                    "type": "boolean",
+                    "example": false
                 }
             }
         },

@@ -17,14 +17,21 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/analytics"
+	"github.com/keywarden/keywarden/pkg/app/keysafety"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
 	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/adminapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/alertsapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/analyticsapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/apisapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/cacheapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/catalogapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/kvmapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/postureapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/quotaapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/usageapi"
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -32,16 +39,23 @@ import (
 	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
 	"github.com/keywarden/keywarden/pkg/spec/services"
+	"github.com/keywarden/keywarden/pkg/store/postgres/rollup"
 )
 
 // adminAPI is /admin/v1.
 func (a *application) adminAPI() []resource {
 	guard, cursors := a.api.guard, a.api.cursors
+	document := a.documentAPI(guard, cursors)
 	return []resource{
-		a.documentAPI(guard, cursors),
+		document,
+		&apisapi.Handler{Document: document, Guard: guard, Cursors: cursors},
 		&cacheapi.Handler{Purger: a.shared.Purges, Receipts: a.platform.Follower, Guard: guard},
 		&quotaapi.Admin{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
+		&catalogapi.Admin{Catalog: a.platform.Catalog, Guard: guard, Cursors: cursors},
 		&kvmapi.Handler{Secrets: a.platform.Secrets, Guard: guard, Cursors: cursors},
+		&alertsapi.Handler{Alerts: a.alerting.Service, Guard: guard, Cursors: cursors},
+		&postureapi.Handler{Facts: keysafety.Facts(a.Config, a.platform.Store, a.document.current), Guard: guard, Now: time.Now},
+		&analyticsapi.Admin{Analytics: rollup.New(a.platform.Store), Retention: analytics.DefaultRetention(), Guard: guard, Now: time.Now},
 		&usageapi.Admin{Usage: a.platform.Store, Guard: guard, Now: time.Now},
 	}
 }

@@ -1,3 +1,6 @@
+// Package app is the composition root: from configuration to an object graph,
+// to a running program, to its end. It may import anything; nothing but the
+// command line imports it.
 package app
 
 import (
@@ -14,6 +17,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/app/alerting"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/certstore"
@@ -39,7 +44,7 @@ type Options struct {
 	Abandon      func()                        // called when Tasks will not be run after all
 
 	// Ready is called once, when requests are served; an error ends the program.
-	Ready func(ctx context.Context, p *Platform, addr net.Addr) error
+	Ready func(ctx context.Context, p *platform.Platform, addr net.Addr) error
 }
 
 // Run is the program: it opens everything, serves until ctx ends, drains, and
@@ -101,10 +106,11 @@ type application struct {
 	began     time.Time
 	database  *Database
 	telemetry *telemetry.Telemetry
-	platform  *Platform
+	platform  *platform.Platform
 	gateway   *gateway.Gateway
 	counters  *shared.Counters
 	shared    *shared.State
+	alerting  *alerting.Alerting
 	decisions *decision.Sealer
 	data      http.Handler          // the gateway behind its admission
 	source    interface{ Reload() } // nil without a gateway document
@@ -140,8 +146,9 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	if err != nil {
 		return err
 	}
-	a.platform, err = NewPlatform(ctx, PlatformOptions{
-		Config: a.Config, URL: a.database.URL, Ring: ring, Tracer: a.telemetry.TracerProvider(), Logger: a.Logger, Limiters: a.openCounters,
+	a.platform, err = platform.New(ctx, platform.Options{
+		Config: a.Config, URL: a.database.URL, Ring: ring, Tracer: a.telemetry.TracerProvider(),
+		Meter: a.telemetry.MeterProvider().Meter(scopeName), Logger: a.Logger, Limiters: a.openCounters,
 	})
 	if err != nil {
 		return errors.Join(err, a.counters.Close())
@@ -152,6 +159,9 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 		return err
 	}
 	if err := a.openGateway(closing); err != nil {
+		return err
+	}
+	if err := a.openAlerting(closing); err != nil {
 		return err
 	}
 	if err := a.findDatabase(ctx); err != nil {

@@ -40,6 +40,14 @@ func (a *application) openCertificates(closing *cleanups) (*tls.Config, error) {
 	return a.certs.Config(), a.observeCertificates()
 }
 
+// certificates are those that are served.
+func (a *application) certificates() []certstore.Info {
+	if a.certs == nil {
+		return nil
+	}
+	return a.certs.Certificates()
+}
+
 // orderGrace is how long the end waits for an order of a certificate to notice it.
 const orderGrace = 5 * time.Second
 

@@ -22,6 +22,18 @@ const (
 	masterKeyFile  = "master.key"
 )
 
+// Env is what the process gets from outside: the program never reads its
+// environment elsewhere, so that a test can start the whole of it.
+type Env struct {
+	Lookup func(name string) (string, bool)
+	IsRoot bool
+}
+
+// DataDir is the folder for local files.
+func (e Env) DataDir(cfg *config.Config) (string, error) {
+	return config.DataDir(cfg, e.Lookup, e.IsRoot)
+}
+
 // Database is where the records are: an external server, or a private one that
 // this process started or found running.
 type Database struct {

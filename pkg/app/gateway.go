@@ -6,12 +6,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/app/alerting"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/admission"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/plan"
 	"github.com/keywarden/keywarden/pkg/kvm"
 )
 
@@ -19,7 +22,7 @@ import (
 const scopeName = "github.com/keywarden/keywarden/pkg/gateway"
 
 // openCounters makes the counters of rate limits, which are those of guesses, too.
-func (a *application) openCounters(p *Platform) (_ Limiters, err error) {
+func (a *application) openCounters(p *platform.Platform) (_ platform.Limiters, err error) {
 	a.counters, err = shared.OpenCounters(shared.CounterOptions{
 		Config: a.Config, Private: a.database.Private, Store: p.Store.RateLimits(), Replicas: p.Follower.Live,
 		Meter: a.telemetry.MeterProvider().Meter(sharedScope), Logger: a.Logger,
@@ -78,7 +81,12 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 		return err
 	}
 	a.gateway, err = gateway.New(gateway.Options{
-		Secrets:       secrets,
+		Secrets: secrets,
+		Signer:  a.platform.Signer,
+		Plans: plan.New(plan.Options{
+			Products: a.platform.Products, Counters: a.counters, Meters: a.shared.Quotas, Now: time.Now,
+		}),
+		ScopeUsed:     a.platform.ScopeUses.Used,
 		Decisions:     a.decisions,
 		Files:         a.files(),
 		Authenticator: a.authenticator(), Logger: a.Logger, BodyLimit: int64(g.BodyLimit), Zone: g.Zone,
@@ -109,6 +117,21 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 		a.source = file
 		a.tasks = append(a.tasks, func(ctx context.Context) error { file.Run(ctx); return nil })
 	}
+	return nil
+}
+
+// openAlerting makes what watches over the installation.
+func (a *application) openAlerting(closing *cleanups) (err error) {
+	a.alerting, err = alerting.New(alerting.Options{
+		Config: a.Config.Alerts, Store: a.platform.Store, Ring: a.platform.Ring, ReplicaID: a.platform.ReplicaID,
+		Backends:     func() []gateway.BackendState { return a.gateway.State().Backends },
+		Certificates: a.certificates, Logger: a.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	a.followers = append(a.followers, a.alerting.Tasks()...)
+	closing.add("alerting", func(context.Context) error { a.alerting.Close(); return nil })
 	return nil
 }
 

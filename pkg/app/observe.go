@@ -20,6 +20,7 @@ func (a *application) observe() error {
 		{"keywarden.db.connections.in_use", "{connection}", "Connections to PostgreSQL in use.", func() float64 { return float64(pool().AcquiredConns()) }},
 		{"keywarden.db.connections.max", "{connection}", "Most connections to PostgreSQL.", func() float64 { return float64(pool().MaxConns()) }},
 		{"keywarden.keys.cached", "{key}", "API keys known in memory.", func() float64 { return float64(a.platform.KeyCheck.Cached()) }},
+		{"keywarden.keys.scope_uses_dropped", "{use}", "Uses of scopes that were not remembered, since too many differ.", func() float64 { return float64(a.platform.ScopeUses.Dropped()) }},
 		{"keywarden.changes.lag", "s", "Time since this replica last knew every revocation.", func() float64 { return a.platform.Follower.Lag().Seconds() }},
 		{"keywarden.gateway.routes", "{route}", "Routes in force.", func() float64 { return float64(a.gateway.State().Routes) }},
 	}

@@ -27,7 +27,7 @@ func TestOneCredentialGivesOnePrincipal(t *testing.T) {
 
 	user := object{
 		"kind": "user", "user_id": u.ID, "role": "user",
-		"scopes": []any{"keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"},
+		"scopes": []any{"apps:read", "apps:write", "keys:read", "keys:write", "orders:read", "profile:read", "profile:write", "usage:read"},
 	}
 	program := object{
 		"kind": "key", "user_id": u.ID, "role": "user", "scopes": []any{"orders:read"}, "key_id": key.ID, "key_name": "ci",
@@ -238,7 +238,7 @@ func TestEveryBodyIsBoundedAndJSON(t *testing.T) {
 			}
 		})
 	}
-	if calls != 10 {
+	if calls != 14 {
 		t.Errorf("%d operations with a body", calls)
 	}
 }

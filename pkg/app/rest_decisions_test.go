@@ -32,7 +32,7 @@ func TestWhoeverWasRefusedCanAskWhyAndNobodyElse(t *testing.T) {
 				t.Errorf("%s sees %s %q, want %q", who, name, got, want)
 			}
 		}
-		if got := d.JSON(t)["policies"]; len(got.([]any)) != 2 || d.JSON(t)["current"] != true {
+		if got := d.JSON(t)["policies"]; len(got.([]any)) != 3 || d.JSON(t)["current"] != true {
 			t.Errorf("%s sees the policies %v", who, got)
 		}
 	}

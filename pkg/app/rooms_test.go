@@ -20,8 +20,8 @@ var rooms = []struct {
 	name     string
 	packages []string
 }{
-	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit"}},
-	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "audit", "changes", "quota", "kvm", "httpcache", "decision", "revision", "acme", "usage", "spec", "openapi"}},
+	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit", "netguard"}},
+	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "keyguard", "privilege", "audit", "changes", "quota", "catalog", "kvm", "httpcache", "decision", "revision", "acme", "usage", "analytics", "spec", "posture", "openapi", "alert"}},
 	{"edges and adapters", []string{"gateway", "httpapi", "store", "pglocal", "sample"}},
 	{"root", []string{"app"}},
 	{"command line", []string{"demo", "cli"}},

@@ -11,17 +11,23 @@ import (
 	"github.com/gin-gonic/gin"
 
 	_ "github.com/keywarden/keywarden/docs" // the API description, for Swagger UI
+	"github.com/keywarden/keywarden/pkg/analytics"
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/catalog"
 	"github.com/keywarden/keywarden/pkg/httpapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/analyticsapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/auditapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/authapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/catalogapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/decisionsapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/keysapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/quotaapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/systemapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/usageapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/usersapi"
+	"github.com/keywarden/keywarden/pkg/keyguard"
 	"github.com/keywarden/keywarden/pkg/reqctx"
+	"github.com/keywarden/keywarden/pkg/store/postgres/rollup"
 	"github.com/keywarden/keywarden/pkg/throttle"
 )
 
@@ -85,6 +91,9 @@ const (
 	deniedRefill   = 10 * time.Second
 	passwordBurst  = 10 // wrong current passwords per user
 	passwordRefill = time.Minute
+
+	appChangeBurst  = 60 // changes of apps and subscriptions per user
+	appChangeRefill = 2 * time.Second
 )
 
 // resource is a part of the platform's own API.
@@ -106,12 +115,24 @@ func (a *application) openAPI() error {
 	if err != nil {
 		return err
 	}
-	a.api.guard = &httpapi.Guard{Auth: a.authenticator(), Record: a.platform.Store.RecordAudit, Denials: denials, Logger: a.Logger}
+	a.api.guard = &httpapi.Guard{Auth: a.authenticator(), Record: a.platform.Store.RecordAudit, Denials: denials, Logger: a.Logger, Used: a.platform.ScopeUses.Used}
 	a.api.cursors = httpapi.NewCursors(a.platform.Ring.Derive("cursor"))
 	a.api.system = &systemapi.Handler{
 		Guard: a.api.guard, Checks: a.checks(), Draining: a.draining.Load, JWKS: a.platform.Signer.JWKS, Metrics: a.mainMetrics(),
 	}
 	return nil
+}
+
+// ownsSubject reports whether a key or an app is the user's.
+func (a *application) ownsSubject(ctx context.Context, userID string, d analytics.Dimension, value string) (bool, error) {
+	if d != analytics.ByApp {
+		return a.platform.Store.OwnsKey(ctx, userID, value)
+	}
+	_, err := a.platform.Catalog.App(ctx, userID, value)
+	if errors.Is(err, catalog.ErrApp) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // engine is the platform's own API on the main listener: the one list of what is
@@ -120,7 +141,9 @@ func (a *application) engine() (*gin.Engine, error) {
 	p, t := a.platform, a.Config.Throttle
 	passwords, err1 := p.Limiters.Limiter("password", passwordBurst, passwordRefill)
 	registrations, err2 := p.Limiters.Limiter("registration", t.Registrations, t.RegistrationRefill)
-	if err := errors.Join(err1, err2, a.openAPI()); err != nil {
+	changesOfApps, err3 := p.Limiters.Limiter("app-changes", appChangeBurst, appChangeRefill)
+	rules, err4 := keyguard.NewRules(a.Config.Keys.Prefix)
+	if err := errors.Join(err1, err2, err3, err4, a.openAPI()); err != nil {
 		return nil, err
 	}
 	guard, cursors := a.api.guard, a.api.cursors
@@ -131,6 +154,12 @@ func (a *application) engine() (*gin.Engine, error) {
 		},
 		&usersapi.Handler{Accounts: p.Accounts, Guard: guard, Cursors: cursors, Roles: p.Roles},
 		&keysapi.Handler{Keys: p.Keys, Receipts: p.Follower, Guard: guard, Cursors: cursors},
+		&keysapi.Safety{Reports: p.Reports, Rules: rules, Guard: guard},
+		&keysapi.Privileges{Keys: p.Keys, Scopes: p.Store, Usage: p.Store, Roles: p.Roles, Guard: guard, Now: time.Now},
+		&analyticsapi.Handler{
+			Analytics: rollup.New(p.Store), Owns: a.ownsSubject, Retention: analytics.DefaultRetention(), Guard: guard, Now: time.Now,
+		},
+		&catalogapi.Handler{Catalog: p.Catalog, Guard: guard, Cursors: cursors, Changes: changesOfApps},
 		&decisionsapi.Handler{Decisions: a.decisions, Guard: guard, PolicyOrder: a.gateway.PolicyOrder},
 		&quotaapi.Handler{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
 		&usageapi.Handler{Usage: p.Store, Guard: guard, Now: time.Now},

@@ -89,7 +89,7 @@ func TestDocumentedCredentialsAreTheOnesAccepted(t *testing.T) {
 			admin := p.Admin(t) // who may go with the call
 			key := p.Key(t, admin, map[string]any{"scopes": []string{
 				"profile:read", "profile:write", "keys:read", "keys:write", "keys:admin", "users:read", "users:write", "audit:read",
-				"config:read", "config:write",
+				"config:read", "config:write", "apps:read", "apps:write", "catalog:read", "catalog:write", "alerts:read", "alerts:write", "usage:read",
 			}})
 			for scheme, auth := range map[string][]string{"BearerAuth": admin.Auth(), "ApiKeyAuth": key.Auth()} {
 				named := slices.ContainsFunc(c.Security, func(s map[string][]string) bool { _, ok := s[scheme]; return ok })

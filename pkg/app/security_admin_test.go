@@ -28,10 +28,19 @@ func adminCalls(t *testing.T) []call {
 
 // scopeOf is what a call of the admin API needs.
 func scopeOf(c call) string {
-	if c.method == http.MethodGet || c.path == "/admin/v1/explain" {
-		return access.ScopeConfigRead
+	read, write := access.ScopeConfigRead, access.ScopeConfigWrite
+	switch resource := strings.Split(c.path, "/")[3]; {
+	case strings.HasPrefix(resource, "alert"):
+		read, write = access.ScopeAlertsRead, access.ScopeAlertsWrite
+	case resource == "products" || resource == "apps" || resource == "subscriptions":
+		read, write = access.ScopeCatalogRead, access.ScopeCatalogWrite
+	case resource == "posture":
+		return access.ScopeKeysAdmin
 	}
-	return access.ScopeConfigWrite
+	if c.method == http.MethodGet || c.path == "/admin/v1/explain" {
+		return read
+	}
+	return write
 }
 
 // Who holds too little is refused, whatever the call says, and it is audited.
@@ -39,29 +48,31 @@ func TestAdminAPIAsksForItsScopes(t *testing.T) {
 	p := startAdministered(t, nil)
 	tag := p.first(t)
 	key := func(u *apptest.User, scopes ...string) []string { return p.Key(t, u, object{"scopes": scopes}).Auth() }
+	reading := []string{"config:read", "alerts:read", "catalog:read"}
+	writing := []string{"config:write", "alerts:write", "catalog:write"}
+	both := slices.Concat(reading, writing)
 	callers := map[string]struct {
-		auth        []string
-		read, write bool
+		auth  []string
+		holds []string
 	}{
-		"an admin":                         {p.admin.Auth(), true, true},
-		"an operator":                      {p.operator.Auth(), true, true},
-		"a viewer":                         {p.viewer.Auth(), true, false},
-		"a user":                           {p.user.Auth(), false, false},
-		"an admin's key without scopes":    {key(p.admin), false, false},
-		"an admin's key for other things":  {key(p.admin, "users:write", "keys:admin", "audit:read"), false, false},
-		"an operator's key for reading":    {key(p.operator, "config:read"), true, false},
-		"an operator's key for writing":    {key(p.operator, "config:write"), false, true},
-		"an operator's key for everything": {key(p.operator, "config:read", "config:write"), true, true},
-		"a viewer's key for reading":       {key(p.viewer, "config:read"), true, false},
+		"an admin":                         {p.admin.Auth(), append(both, "keys:admin")},
+		"an operator":                      {p.operator.Auth(), both},
+		"a viewer":                         {p.viewer.Auth(), reading},
+		"a user":                           {p.user.Auth(), nil},
+		"an admin's key without scopes":    {key(p.admin), nil},
+		"an admin's key for other things":  {key(p.admin, "users:write", "keys:admin", "audit:read"), []string{"keys:admin"}},
+		"an operator's key for reading":    {key(p.operator, reading...), reading},
+		"an operator's key for writing":    {key(p.operator, writing...), writing},
+		"an operator's key for everything": {key(p.operator, both...), both},
+		"an operator's key for alerts":     {key(p.operator, "alerts:read", "alerts:write"), []string{"alerts:read", "alerts:write"}},
+		"a viewer's key for reading":       {key(p.viewer, "config:read"), []string{"config:read"}},
 	}
 	for who, caller := range callers {
 		for _, c := range adminCalls(t) {
 			// Nothing of this would be carried out: there is no condition, or no such object.
 			a := p.Call(t, c.method, c.at("nothing-of-this-name"), nil, caller.auth...)
-			may, scope := caller.read, scopeOf(c)
-			if scope == access.ScopeConfigWrite {
-				may = caller.write
-			}
+			scope := scopeOf(c)
+			may := slices.Contains(caller.holds, scope)
 			switch {
 			case may && (a.Status == http.StatusForbidden || a.Status == http.StatusUnauthorized):
 				t.Errorf("%s: %s %s: %d %s", who, c.method, c.path, a.Status, a.Body)
@@ -77,7 +88,7 @@ func TestAdminAPIAsksForItsScopes(t *testing.T) {
 		t.Error("somebody changed the document")
 	}
 	denied := auditTrail(t, p.Program, p.admin, "&action=access.denied&actor_id="+p.viewer.ID)
-	if len(denied) == 0 || !slices.ContainsFunc(denied, func(r object) bool { return r["target_id"] == "PUT /admin/v1/config" }) {
+	if len(denied) == 0 || !slices.ContainsFunc(denied, func(r object) bool { return strings.HasPrefix(fmt.Sprint(r["target_id"]), "PUT /admin/v1/") }) {
 		t.Errorf("the refusals of the viewer left %v", denied)
 	}
 }

@@ -26,6 +26,8 @@ const (
 	QuotaChanged       Kind = "quota"        // id of the quota account that was topped up or reset
 	CachePurged        Kind = "cache"        // what was purged, as text
 	SecretChanged      Kind = "secret"       // environment and name of the secret, with a slash between them
+	AppChanged         Kind = "app"          // id of the app that changed, or one of whose subscriptions did
+	ProductChanged     Kind = "product"      // id of the product that changed, or one of whose plans did
 )
 
 // Event is one entry of the log.

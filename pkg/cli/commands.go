@@ -20,6 +20,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/app"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/cli/document"
 	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/config"
@@ -118,7 +119,7 @@ func (c *command) migrate() *cobra.Command {
 }
 
 // openPlatform is for commands that work on the domains.
-func (c *command) openPlatform(ctx context.Context) (*app.Platform, func(), error) {
+func (c *command) openPlatform(ctx context.Context) (*platform.Platform, func(), error) {
 	cfg, db, done, err := c.openDatabase(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -132,7 +133,7 @@ func (c *command) openPlatform(ctx context.Context) (*app.Platform, func(), erro
 		done()
 		return nil, nil, err
 	}
-	p, err := app.OpenPlatform(ctx, app.PlatformOptions{Config: cfg, URL: db.URL, Ring: ring, Logger: c.quiet()})
+	p, err := platform.Open(ctx, platform.Options{Config: cfg, URL: db.URL, Ring: ring, Logger: c.quiet()})
 	if err != nil {
 		done()
 		return nil, nil, err

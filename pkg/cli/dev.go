@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keywarden/keywarden/pkg/app"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/demo"
 	"github.com/keywarden/keywarden/pkg/telemetry"
@@ -78,7 +79,7 @@ func (c *command) runDev(ctx context.Context, options map[string]string, verbose
 	return app.Run(ctx, app.Options{
 		Config: cfg, Env: c.Env(), Logger: logger, Reload: c.Sys.Reload,
 		KeyInDataDir: true, Prepare: prepare, Tasks: showcase.Tasks(), Abandon: showcase.Close,
-		Ready: func(ctx context.Context, p *app.Platform, addr net.Addr) error {
+		Ready: func(ctx context.Context, p *platform.Platform, addr net.Addr) error {
 			credentials, err := showcase.Seed(ctx, p, GeneratePassword)
 			if err != nil {
 				return err

@@ -22,8 +22,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/keywarden/keywarden/pkg/app"
 	"github.com/keywarden/keywarden/pkg/app/apptest"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
 	"github.com/keywarden/keywarden/pkg/seal"
@@ -105,7 +105,7 @@ func openVerifier(b *testing.B, url string, ring *seal.Keyring) func(*testing.B,
 		b.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	p, err := app.OpenPlatform(b.Context(), app.PlatformOptions{Config: cfg, URL: seal.NewSecret(url), Ring: ring, Logger: logger})
+	p, err := platform.Open(b.Context(), platform.Options{Config: cfg, URL: seal.NewSecret(url), Ring: ring, Logger: logger})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -36,6 +36,7 @@ type Config struct {
 	Counters   Counters   `yaml:"counters" doc:"The counters of rate limits."`
 	Cache      Cache      `yaml:"cache" doc:"The answers that routes with a cache policy keep."`
 	Usage      Usage      `yaml:"usage" doc:"Who uses what."`
+	Alerts     Alerts     `yaml:"alerts" doc:"What tells operators of trouble."`
 	Data       Data       `yaml:"data" doc:"Files that a replica keeps on its own machine."`
 	Security   Security   `yaml:"security" doc:"The master key, from which every other secret of the platform is derived."`
 	Accounts   Accounts   `yaml:"accounts" doc:"Users and their passwords."`
@@ -125,6 +126,24 @@ type Cache struct {
 type Usage struct {
 	FlushInterval time.Duration `yaml:"flush_interval" min:"100ms" max:"1m" doc:"Interval at which a replica hands what it has counted to the database; a crash loses no more than that."`
 	Retention     time.Duration `yaml:"retention" min:"24h" max:"87600h" doc:"Time for which usage is kept."`
+}
+
+// Alerts is the section of alerts and of the ways to tell of them.
+type Alerts struct {
+	Interval      time.Duration  `yaml:"interval" min:"1s" max:"1h" doc:"Interval between two evaluations of a rule."`
+	AllowNetworks []netip.Prefix `yaml:"allow_networks" doc:"Networks that are not public and that webhooks may lead to."`
+	Ports         []int          `yaml:"ports" min:"1" max:"65535" doc:"Ports of public addresses that webhooks may lead to; empty means 80, 443, 8080 and 8443."`
+	SMTP          SMTP           `yaml:"smtp" doc:"The mail server; without a host, there is no mail."`
+}
+
+// SMTP is the section of the mail server.
+type SMTP struct {
+	Host     string      `yaml:"host" doc:"Host of the mail server; empty means none."`
+	Port     int         `yaml:"port" min:"0" max:"65535" doc:"Port; 0 means 587, with security tls 465 and with none 25."`
+	Security string      `yaml:"security" enum:"starttls,tls,none" doc:"How the connection is encrypted: starttls, tls or none."`
+	Username string      `yaml:"username" doc:"User name; empty means that none is given."`
+	Password seal.Secret `yaml:"password" doc:"Password of the user."`
+	From     string      `yaml:"from" doc:"Address of the sender."`
 }
 
 // Data is the section of the local files.
@@ -229,6 +248,7 @@ func Default() *Config {
 		Counters: Counters{Store: "auto", Timeout: 50 * time.Millisecond},
 		Cache:    Cache{Store: "auto", MaxBytes: 64 * MiB, Entries: 100_000},
 		Usage:    Usage{FlushInterval: time.Second, Retention: 90 * 24 * time.Hour},
+		Alerts:   Alerts{Interval: 30 * time.Second, SMTP: SMTP{Security: "starttls"}},
 		Accounts: Accounts{Registration: true, PasswordMinLength: 12, BcryptCost: 12},
 		Tokens: Tokens{
 			Issuer:             "keywarden",

@@ -143,9 +143,11 @@ func sample(t *testing.T, o *option, masterKey string) (env, yaml string) {
 		case "integer", "number", "duration", "size":
 			env = o.max
 			return env, env
+		case "list of integer":
+			return o.max, "[" + o.max + "]"
 		case "list of network":
 			env = "10.0.0.0/8"
-		case "text":
+		case "text", "secret":
 			env = "/some/path"
 		default:
 			t.Fatalf("%s: no sample for a %s", o.path, o.typeName())
@@ -301,6 +303,7 @@ func everySecret() (cfg *Config, mark string) {
 	cfg.Database.URL = seal.NewSecret("postgres://u:" + mark + "@h/d")
 	cfg.Redis.URL = seal.NewSecret("redis://u:" + mark + "@h")
 	cfg.Security.MasterKey = seal.NewSecret(mark)
+	cfg.Alerts.SMTP.Password = seal.NewSecret(mark)
 	cfg.Security.MasterKeysRetired = []seal.Secret{seal.NewSecret(mark), seal.NewSecret(mark)}
 	return cfg, mark
 }
@@ -342,8 +345,8 @@ func TestPrintedConfigurationIsNotTakenForAWorkingOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := loadYAML(Source{}, text.String())
-	if n := strings.Count(fmt.Sprint(err), "placeholder of a printed configuration"); n != 5 {
-		t.Errorf("%d of 5 placeholders were refused:\n%v", n, err)
+	if n := strings.Count(fmt.Sprint(err), "placeholder of a printed configuration"); n != 6 {
+		t.Errorf("%d of 6 placeholders were refused:\n%v", n, err)
 	}
 }
 

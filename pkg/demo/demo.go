@@ -19,7 +19,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/apikey"
-	"github.com/keywarden/keywarden/pkg/app"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/sample"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
@@ -177,7 +177,7 @@ type demoSecrets struct{ Password, Key string }
 // that is cut short is taken up by the next one: the password is kept before the
 // account is made, and the key is made with an idempotency token. An external
 // database that is new gets the admin with the password that is kept.
-func (d *Demo) Seed(ctx context.Context, p *app.Platform, generate func() seal.Secret) (Credentials, error) {
+func (d *Demo) Seed(ctx context.Context, p *platform.Platform, generate func() seal.Secret) (Credentials, error) {
 	kept, err := d.read(p.Ring)
 	if err != nil {
 		return Credentials{}, err
@@ -209,7 +209,7 @@ func (d *Demo) Seed(ctx context.Context, p *app.Platform, generate func() seal.S
 }
 
 // makeAdmin makes what is missing of the admin and its key, and returns the key.
-func (d *Demo) makeAdmin(ctx context.Context, p *app.Platform, password string) (key string, err error) {
+func (d *Demo) makeAdmin(ctx context.Context, p *platform.Platform, password string) (key string, err error) {
 	u, err := p.Accounts.Register(ctx, account.Registration{
 		Email: demoAdmin, Password: password, Name: "Administrator",
 	}, access.RoleAdmin)
@@ -230,7 +230,7 @@ func (d *Demo) makeAdmin(ctx context.Context, p *app.Platform, password string) 
 }
 
 // verify keeps of the secrets what still works.
-func (d *Demo) verify(ctx context.Context, p *app.Platform, kept demoSecrets) Credentials {
+func (d *Demo) verify(ctx context.Context, p *platform.Platform, kept demoSecrets) Credentials {
 	c := Credentials{AdminEmail: demoAdmin}
 	if _, err := p.Accounts.Authenticate(ctx, demoAdmin, kept.Password); err == nil {
 		c.AdminPassword = seal.NewSecret(kept.Password)

@@ -25,6 +25,10 @@ type Guard struct {
 	Record  func(ctx context.Context, e audit.Entry) error // audits refusals
 	Denials *throttle.Limiter                              // audited refusals per user
 	Logger  *slog.Logger
+
+	// Used hears of each scope that a call has needed and that its caller holds; nil for
+	// nobody.
+	Used func(p *access.Principal, scope string)
 }
 
 // Authenticated admits every caller with a good credential.
@@ -37,7 +41,33 @@ func (g *Guard) Authenticated() gin.HandlerFunc {
 
 // Require admits callers that hold the scope.
 func (g *Guard) Require(scope string) gin.HandlerFunc {
-	return g.check(func(p *access.Principal) error { return access.Require(p, scope) }, scope)
+	return g.check(func(p *access.Principal) error { return g.Check(p, scope) }, scope)
+}
+
+// Check returns nil when the caller holds a scope that the call turns out to need,
+// else access.Require's refusal.
+func (g *Guard) Check(p *access.Principal, scope string) error {
+	if err := access.Require(p, scope); err != nil {
+		return err
+	}
+	g.Needed(p, scope)
+	return nil
+}
+
+// Holds reports whether the caller holds a scope that the call turns out to need.
+func (g *Guard) Holds(p *access.Principal, scope string) bool {
+	if !p.Has(scope) {
+		return false
+	}
+	g.Needed(p, scope)
+	return true
+}
+
+// Needed says that the call has needed a scope that its caller holds.
+func (g *Guard) Needed(p *access.Principal, scope string) {
+	if g.Used != nil {
+		g.Used(p, scope)
+	}
 }
 
 // User admits people: callers with an access token.

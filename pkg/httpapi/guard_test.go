@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -206,5 +207,32 @@ func TestDenialIsRecordedWhenTheCallerHangsUp(t *testing.T) {
 func TestUnguardedCallHasNoPrincipal(t *testing.T) {
 	if p := Principal(newCall(http.MethodGet, "/", "").Context); p != nil {
 		t.Errorf("%+v", p)
+	}
+}
+
+func TestScopesThatCallsNeedAreHeardOf(t *testing.T) {
+	caller := &access.Principal{Kind: access.KindKey, UserID: "u", KeyID: "k", Scopes: []string{"a", "b", "c"}}
+	g := newGuarded(t, caller, nil)
+	var used []string
+	g.Used = func(p *access.Principal, scope string) {
+		if p != caller {
+			t.Errorf("told of %v", p)
+		}
+		used = append(used, scope)
+	}
+	for _, scope := range []string{"a", "z"} {
+		engine := NewEngine(1<<20, Nothing)
+		engine.GET("/", g.Require(scope), Handle(func(*gin.Context) error { return nil }))
+		engine.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	}
+	if !g.Holds(caller, "b") || g.Holds(caller, "y") || g.Check(caller, "c") != nil || g.Check(caller, "x") == nil || g.Holds(nil, "a") {
+		t.Error("the guard is wrong about what a caller holds")
+	}
+	if diff := cmp.Diff([]string{"a", "b", "c"}, used); diff != "" {
+		t.Error(diff)
+	}
+	g.Used = nil
+	if !g.Holds(caller, "b") {
+		t.Error("nobody needs to hear")
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/app"
+	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
 	"github.com/keywarden/keywarden/pkg/seal"
@@ -49,7 +50,7 @@ type Program struct {
 	Addr        string
 	DatabaseURL string
 	MasterKey   seal.Secret
-	Platform    *app.Platform
+	Platform    *platform.Platform
 	Log         *Log
 	GatewayFile string
 
@@ -83,7 +84,7 @@ func Start(tb testing.TB, o Options) *Program {
 			Config: cfg, Reload: o.Reload,
 			Env:    app.Env{Lookup: func(name string) (string, bool) { v, ok := o.Env[name]; return v, ok }},
 			Logger: telemetry.NewLogger(p.Log, slog.LevelDebug, "json"),
-			Ready: func(_ context.Context, platform *app.Platform, addr net.Addr) error {
+			Ready: func(_ context.Context, platform *platform.Platform, addr net.Addr) error {
 				p.Platform, p.Addr, p.URL = platform, addr.String(), "http://"+addr.String()
 				close(ready)
 				return nil

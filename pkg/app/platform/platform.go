@@ -1,7 +1,7 @@
-// Package app is the composition root: from configuration to an object graph,
-// to a running program, to its end. It may import anything; nothing but the
-// command line imports it.
-package app
+// Package platform connects the domains of the platform's own side with their store
+// and with each other: accounts, sessions, keys, the catalog, secrets, revisions, and
+// what tells replicas of changes.
+package platform
 
 import (
 	"context"
@@ -13,15 +13,21 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/apikey"
+	"github.com/keywarden/keywarden/pkg/app/keysafety"
 	"github.com/keywarden/keywarden/pkg/audit"
+	"github.com/keywarden/keywarden/pkg/catalog"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/config"
+	"github.com/keywarden/keywarden/pkg/keyguard"
 	"github.com/keywarden/keywarden/pkg/kvm"
+	"github.com/keywarden/keywarden/pkg/privilege"
 	"github.com/keywarden/keywarden/pkg/revision"
 	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/session"
@@ -29,18 +35,6 @@ import (
 	"github.com/keywarden/keywarden/pkg/store/postgres"
 	"github.com/keywarden/keywarden/pkg/throttle"
 )
-
-// Env is what the process gets from outside: the program never reads its
-// environment elsewhere, so that a test can start the whole of it.
-type Env struct {
-	Lookup func(name string) (string, bool)
-	IsRoot bool
-}
-
-// DataDir is the folder for local files.
-func (e Env) DataDir(cfg *config.Config) (string, error) {
-	return config.DataDir(cfg, e.Lookup, e.IsRoot)
-}
 
 // Platform is the domains over one database, without any listener. Commands such
 // as "admin create" use it as it is; the server runs on top of it.
@@ -60,18 +54,24 @@ type Platform struct {
 	Revisions *revision.Service
 	Limiters  Limiters
 	Secrets   *kvm.Service
+	Catalog   *catalog.Service
+	Products  *catalog.Directory
+	Reports   *keyguard.Service
+	Alarms    *keyguard.Alarms
+	ScopeUses *privilege.Recorder
 
 	nudgeSigner chan struct{}
 	connected   atomic.Bool
 }
 
-// PlatformOptions is what a platform is made of. All fields but Tracer and Limiters
+// Options is what a platform is made of. All fields but Tracer and Limiters
 // are required.
-type PlatformOptions struct {
+type Options struct {
 	Config *config.Config
 	URL    seal.Secret // of the database
 	Ring   *seal.Keyring
 	Tracer trace.TracerProvider
+	Meter  metric.Meter // nil for none
 	Logger *slog.Logger
 
 	// Limiters makes what throttles guesses, once there are store and follower; without
@@ -94,9 +94,9 @@ func (inMemory) Limiter(_ string, burst int, refill time.Duration) (*throttle.Li
 	return throttle.New(burst, refill, time.Now)
 }
 
-// OpenPlatform is [NewPlatform] and [Platform.Connect].
-func OpenPlatform(ctx context.Context, o PlatformOptions) (*Platform, error) {
-	p, err := NewPlatform(ctx, o)
+// Open is [New] and [Platform.Connect].
+func Open(ctx context.Context, o Options) (*Platform, error) {
+	p, err := New(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +107,14 @@ func OpenPlatform(ctx context.Context, o PlatformOptions) (*Platform, error) {
 	return p, nil
 }
 
-// NewPlatform builds the domains without asking the database for anything. Until
+// New builds the domains without asking the database for anything. Until
 // [Platform.Connect] has succeeded no credential can be checked and nothing can be
 // changed: who tries is told to come again. The caller closes the platform.
-func NewPlatform(ctx context.Context, o PlatformOptions) (_ *Platform, err error) {
-	cfg, logger := o.Config, o.Logger
+func New(ctx context.Context, o Options) (_ *Platform, err error) {
+	cfg, logger, meter := o.Config, o.Logger, o.Meter
+	if meter == nil {
+		meter = noop.Meter{}
+	}
 	store, err := postgres.Open(ctx, postgres.Options{
 		URL: o.URL, MaxConnections: int32(cfg.Database.MaxConnections),
 		ConnectTimeout: cfg.Database.ConnectTimeout, QueryTimeout: cfg.Database.QueryTimeout, Tracer: o.Tracer,
@@ -150,10 +153,12 @@ func NewPlatform(ctx context.Context, o PlatformOptions) (_ *Platform, err error
 	if err := p.buildSessions(cfg, logger); err != nil {
 		return nil, err
 	}
-	if err := p.buildKeys(cfg, logger); err != nil {
+	if err := p.buildKeys(cfg, meter, logger); err != nil {
 		return nil, err
 	}
 	p.Revisions = revision.NewService(revision.Options{Store: store, Notify: p.Follower.Apply, Now: time.Now})
+	p.Catalog = catalog.NewService(catalog.Options{Store: p.Store, Notify: p.Follower.Apply, AppsPerUser: appsPerUser, Now: time.Now})
+	p.Products = catalog.NewDirectory(p.Store, cfg.Database.QueryTimeout, logger)
 	p.Secrets = kvm.NewService(kvm.Options{Store: p.Store, Ring: p.Ring, Notify: p.Follower.Apply, Logger: logger})
 	p.subscribe()
 	return p, nil
@@ -246,15 +251,24 @@ func (p *Platform) buildSessions(cfg *config.Config, logger *slog.Logger) (err e
 	return err
 }
 
+// appsPerUser bounds the apps of one developer.
+const appsPerUser = 20
+
 // keyMissBurst is how many unknown keys one address may try at once, and
 // keyMissRefill how soon it may try another. They only bound the load on the
 // database: a guess at 190 random bits needs no other limit.
 const (
 	keyMissBurst  = 200
 	keyMissRefill = 20 * time.Millisecond
+
+	reportBurst  = 20 // reports of leaked keys by one address
+	reportRefill = 10 * time.Second
 )
 
-func (p *Platform) buildKeys(cfg *config.Config, logger *slog.Logger) error {
+// scopeUses bounds the scopes of keys whose last use is remembered between two writes.
+const scopeUses = 100_000
+
+func (p *Platform) buildKeys(cfg *config.Config, meter metric.Meter, logger *slog.Logger) error {
 	peppers, err := apikey.NewPeppers(p.Ring)
 	if err != nil {
 		return err
@@ -271,11 +285,23 @@ func (p *Platform) buildKeys(cfg *config.Config, logger *slog.Logger) error {
 		Store: p.Store, Hasher: pool, Peppers: peppers, Ring: p.Ring, Roles: p.Roles, Notify: p.Follower.Apply,
 		Prefix: cfg.Keys.Prefix, MaxPerUser: cfg.Keys.MaxPerUser, IdempotencyTTL: cfg.Keys.IdempotencyTTL, Now: time.Now,
 	})
+	if p.Alarms, err = keysafety.OpenAlarms(p.Store, meter, logger); err != nil {
+		return err
+	}
+	p.ScopeUses, err = privilege.NewRecorder(privilege.Options{Store: p.Store, Entries: scopeUses, Now: time.Now, Logger: logger})
+	if err != nil {
+		return err
+	}
+	reports, err := p.Limiters.Limiter("key-reports", reportBurst, reportRefill)
+	if err != nil {
+		return err
+	}
 	p.KeyCheck, err = apikey.NewVerifier(apikey.VerifierOptions{
 		Store: keyStore{p.Store, &p.connected}, Hasher: pool, Peppers: peppers, Roles: p.Roles, Prefix: cfg.Keys.Prefix,
 		Fresh: p.Follower.Fresh, Misses: misses, Entries: cfg.Keys.CacheEntries,
-		Timeout: cfg.Database.VerifyTimeout, Now: time.Now, Logger: logger,
+		Timeout: cfg.Database.VerifyTimeout, Now: time.Now, Logger: logger, Canary: p.Alarms.Used,
 	})
+	p.Reports = keyguard.New(keyguard.Options{Prover: p.KeyCheck, Keys: p.Store, Reports: reports, Notify: p.Follower.Apply, Now: time.Now})
 	return err
 }
 
@@ -283,6 +309,7 @@ func (p *Platform) buildKeys(cfg *config.Config, logger *slog.Logger) error {
 func (p *Platform) subscribe() {
 	p.Follower.Subscribe(p.KeyCheck.Apply, p.KeyCheck.Reset)
 	p.Follower.Subscribe(p.Tokens.Apply, p.Tokens.Reset)
+	p.Follower.Subscribe(p.Products.Apply, p.Products.Reset)
 	nudge := func() {
 		select {
 		case p.nudgeSigner <- struct{}{}:
@@ -301,6 +328,9 @@ func (p *Platform) Start(ctx context.Context) error {
 	if err := p.Follower.Start(ctx); err != nil {
 		return fmt.Errorf("follow changes: %w", err)
 	}
+	if err := p.Products.Load(ctx); err != nil {
+		return fmt.Errorf("read the products: %w", err)
+	}
 	return nil
 }
 
@@ -310,6 +340,9 @@ func (p *Platform) Tasks(logger *slog.Logger) []func(context.Context) error {
 		p.Follower.Run,
 		func(ctx context.Context) error { return p.Signer.Run(ctx, p.nudgeSigner) },
 		p.KeyCheck.Run,
+		p.Alarms.Run,
+		p.ScopeUses.Run,
+		func(ctx context.Context) error { p.Products.Run(ctx); return nil },
 		func(ctx context.Context) error { return p.Store.RunJanitor(ctx, time.Now, logger) },
 	}
 }

@@ -6,10 +6,13 @@ package shared
 import (
 	"context"
 	"log/slog"
+	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/keywarden/keywarden/pkg/analytics"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
@@ -19,6 +22,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
+	"github.com/keywarden/keywarden/pkg/store/postgres/rollup"
 	"github.com/keywarden/keywarden/pkg/store/redis"
 	"github.com/keywarden/keywarden/pkg/usage"
 )
@@ -94,7 +98,10 @@ func (s *State) openCache() (err error) {
 	if err != nil {
 		return err
 	}
-	s.Cache, err = cache.Open(cache.Options{Store: s.answers, Now: time.Now, Remote: s.memory == nil, MaxBackground: cacheBackground, Observe: s.observeCache()})
+	s.Cache, err = cache.Open(cache.Options{
+		Store: s.answers, Now: time.Now, Remote: s.memory == nil, MaxBackground: cacheBackground,
+		Observe: s.observeCache(), Panicked: s.cachePanicked,
+	})
 	return err
 }
 
@@ -102,15 +109,29 @@ func (s *State) cacheFailed(err error) {
 	s.options.Logger.Warn("the answers in Redis cannot be had: the services are asked", "error", err)
 }
 
+func (s *State) cachePanicked(route string, fault any, stack []byte) {
+	s.options.Logger.Error("panic while an answer was fetched in the background", "route", route, "panic", fault, "stack", string(stack))
+}
+
 // Tasks are what must run while the platform is connected.
 func (s *State) Tasks() []func(context.Context) error {
 	return []func(context.Context) error{
 		s.Quotas.Run,
 		s.Usage.Run,
+		s.rollUp,
 		func(ctx context.Context) error {
 			return s.options.Store.RunUsageJanitor(ctx, s.options.Config.Usage.Retention, time.Now, s.options.Logger)
 		},
 	}
+}
+
+// rollUp adds usage up for analytics until the end.
+func (s *State) rollUp(ctx context.Context) error {
+	roller := &analytics.Roller{
+		Store: rollup.New(s.options.Store), Raw: s.options.Config.Usage.Retention, Retention: analytics.DefaultRetention(),
+		Limits: analytics.DefaultLimits(), Now: time.Now, Logger: s.options.Logger,
+	}
+	return roller.Run(ctx)
 }
 
 // Apply is told of changes by the follower.
@@ -128,9 +149,32 @@ func (s *State) Reset() {
 // Ended counts a request that has ended.
 func (s *State) Ended(info *reqctx.Info, e httpedge.Ended) {
 	s.Usage.Record(usage.Event{
-		At: e.At, UserID: info.Subject, KeyID: info.KeyID, Route: info.Route, Status: e.Status, Duration: e.Duration,
+		At: e.At, UserID: info.Subject, KeyID: info.KeyID, App: info.App, Route: info.Route, API: apiOf(info.Route), Product: info.Product,
+		Refusal: refusalOf(info, e.Status), Client: info.Client, Status: e.Status, Duration: e.Duration,
 		RequestBytes: e.RequestBytes, ResponseBytes: e.ResponseBytes,
 	})
+}
+
+// apiOf is the API that a route of the gateway belongs to: what is before the first
+// dot of its name. Routes of the platform begin with a slash and belong to none.
+func apiOf(route string) string {
+	api, _, dotted := strings.Cut(route, ".")
+	if !dotted || strings.HasPrefix(route, "/") {
+		return ""
+	}
+	return api
+}
+
+// statusClientGone stands in logs and figures for an answer that nobody waited for.
+const statusClientGone = 499
+
+// refusalOf is why a request was refused; empty where it was not, but failed or was
+// given up.
+func refusalOf(info *reqctx.Info, status int) string {
+	if status < http.StatusBadRequest || status >= statusClientGone {
+		return ""
+	}
+	return info.Code
 }
 
 // Close gives back what is held, once no request is served and the tasks have

@@ -62,6 +62,7 @@ type Decision struct {
 //	@Param			id	path		string	true	"decision_id of the answer"
 //	@Success		200	{object}	Decision
 //	@Failure		401	{object}	problem.Document
+//	@Failure		403	{object}	problem.Document	"called with the key of an app"
 //	@Failure		404	{object}	problem.Document	"unknown, older than 24 hours, or of somebody else"
 //	@Router			/decisions/{id} [get]
 func (h *Handler) get(c *gin.Context) error {
@@ -70,7 +71,7 @@ func (h *Handler) get(c *gin.Context) error {
 		return err
 	}
 	caller := httpapi.Principal(c)
-	if (d.UserID == "" || d.UserID != caller.UserID) && !caller.Has(access.ScopeAuditRead) {
+	if (d.UserID == "" || d.UserID != caller.UserID) && !h.Guard.Holds(caller, access.ScopeAuditRead) {
 		return decision.ErrUnknown // of somebody else: that it exists is none of the caller's business
 	}
 	at := time.Unix(d.At, 0).UTC()

@@ -93,6 +93,7 @@ func show(a quota.Account) Account {
 //	@Success		200		{object}	httpapi.Page[Account]
 //	@Failure		400		{object}	problem.Document
 //	@Failure		401		{object}	problem.Document
+//	@Failure		403		{object}	problem.Document	"called with the key of an app"
 //	@Failure		503		{object}	problem.Document
 //	@Router			/quotas [get]
 func (h *Handler) own(c *gin.Context) error {
@@ -102,7 +103,7 @@ func (h *Handler) own(c *gin.Context) error {
 		return err
 	}
 	f := quota.Filter{Owner: caller.UserID, After: q.After, Limit: q.Limit + 1}
-	if caller.Kind != access.KindUser && !caller.Has(access.ScopeUsageRead) {
+	if caller.Kind != access.KindUser && !h.Guard.Holds(caller, access.ScopeUsageRead) {
 		f.OwnerKey = caller.KeyID
 	}
 	return page(c, h.Accounts, q, f)

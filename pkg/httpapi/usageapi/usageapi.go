@@ -143,7 +143,7 @@ func (h *Handler) own(c *gin.Context) error {
 	}
 	caller := httpapi.Principal(c)
 	q.Filter[usage.ByUser] = caller.UserID
-	if !caller.Has(access.ScopeUsageRead) {
+	if !h.Guard.Holds(caller, access.ScopeUsageRead) {
 		if other, given := q.Filter[usage.ByKey]; caller.KeyID == "" || given && other != caller.KeyID {
 			return access.Require(caller, access.ScopeUsageRead)
 		}

@@ -42,15 +42,10 @@ func (s *Store) ListAudit(ctx context.Context, f audit.Filter) ([]audit.Record, 
 	if f.Before > 0 {
 		w.add(`seq < ?`, f.Before)
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+auditColumns+` FROM audit_log`+w.sql()+` ORDER BY seq DESC LIMIT `+w.arg(f.Limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r audit.Record, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (r audit.Record, err error) {
 		err = row.Scan(auditDest(&r)...)
 		return r, err
-	})
-	return list, unavailable(err)
+	}, `SELECT `+auditColumns+` FROM audit_log`+w.sql()+` ORDER BY seq DESC LIMIT `+w.arg(f.Limit), w.args...)
 }
 
 // scanBatch is how many records a scan holds at a time.

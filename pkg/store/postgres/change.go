@@ -67,6 +67,13 @@ func (s *Store) inTx(ctx context.Context, work func(pgx.Tx) error) error {
 	}
 }
 
+// Transact runs work in one transaction, once: nothing is audited and nobody is told. It
+// is how a room below this one reaches the database: only outages come back mapped, to
+// [ErrUnavailable], and work maps what else it expects.
+func (s *Store) Transact(ctx context.Context, o pgx.TxOptions, work func(pgx.Tx) error) error {
+	return unavailable(pgx.BeginTxFunc(ctx, s.pool, o, work))
+}
+
 // errNoChange lets a mutation say that there is nothing to do: the transaction
 // is rolled back, nothing is recorded, and the call succeeds.
 var errNoChange = errors.New("nothing to change")

@@ -40,15 +40,10 @@ func (s *Store) ListSecrets(ctx context.Context, f kvm.Filter) ([]kvm.Entry, err
 		return nil, nil
 	}
 	w := secretsWhere(f)
-	rows, err := s.pool.Query(ctx, `SELECT `+secretColumns+` FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e kvm.Entry, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (e kvm.Entry, err error) {
 		err = row.Scan(secretDest(&e)...)
 		return e, err
-	})
-	return list, unavailable(err)
+	}, `SELECT `+secretColumns+` FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
 }
 
 // Secret implements kvm.Store.
@@ -108,15 +103,10 @@ func (s *Store) DeleteSecret(ctx context.Context, environment, name string, c ch
 func (s *Store) SecretsNotUnder(ctx context.Context, keyID string, f kvm.Filter) ([]kvm.Row, error) {
 	w := secretsWhere(f)
 	w.add(`key_id <> ?`, keyID)
-	rows, err := s.pool.Query(ctx, `SELECT `+secretColumns+`, sealed FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r kvm.Row, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (r kvm.Row, err error) {
 		err = row.Scan(append(secretDest(&r.Entry), &r.Sealed)...)
 		return r, err
-	})
-	return list, unavailable(err)
+	}, `SELECT `+secretColumns+`, sealed FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
 }
 
 // ResealSecret implements kvm.Store. The sealed value is the condition: a secret that

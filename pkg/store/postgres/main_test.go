@@ -123,7 +123,9 @@ var tables = []string{
 	"users", "sessions", "refresh_tokens", "api_keys", "api_key_secrets", "idempotency", "signing_keys",
 	"sealed_secrets", "audit_log", "ledger", "change_log", "replicas", "gateway_revisions", "gateway_current",
 	"acme_items", "acme_leases", "rate_limits", "quota_accounts", "quota_events",
-	"usage_minutes", "secrets",
+	"usage_minutes", "secrets", "products", "plans", "apps", "subscriptions",
+	"analytics_hours", "analytics_days", "analytics_months", "analytics_state", "analytics_pending",
+	"alert_rules", "alert_channels", "alert_rule_channels", "alerts", "alert_silences", "alert_deliveries",
 }
 
 // contents is a digest of each table.

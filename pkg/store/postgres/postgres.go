@@ -1,5 +1,5 @@
-// Package postgres is the only room that speaks SQL. It implements the stores
-// that the domains declare, one file each, and knows nothing of HTTP.
+// Package postgres is the only room that speaks SQL, with those below it. It implements
+// the stores that the domains declare, one file each, and knows nothing of HTTP.
 //
 // Every change runs in one transaction with its audit entry and its event; see
 // [Store.change]. Driver errors are told apart by SQLSTATE and constraint name
@@ -165,6 +165,35 @@ func outage(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, puddle.ErrClosedPool) || pgconn.SafeToRetry(err)
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// one collects the one row of a query; none is missing.
+func one[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], missing error, sql string, args ...any) (T, error) {
+	var none T
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return none, err
+	}
+	found, err := pgx.CollectExactlyOneRow(rows, scan)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return none, missing
+	}
+	return found, err
+}
+
+// many collects the rows of a query.
+func many[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	list, err := pgx.CollectRows(rows, scan)
+	return list, unavailable(err)
 }
 
 // isUUID guards queries by id: a malformed id is an unknown one. Only the

@@ -174,15 +174,10 @@ func (s *Store) ListQuotaAccounts(ctx context.Context, f quota.Filter) ([]quota.
 	if f.After != "" {
 		w.add(`id > ?`, f.After)
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+quotaColumns+` FROM quota_accounts`+w.sql()+` ORDER BY id LIMIT `+w.arg(f.Limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a quota.Account, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (a quota.Account, err error) {
 		err = row.Scan(quotaDest(&a)...)
 		return a, err
-	})
-	return list, unavailable(err)
+	}, `SELECT `+quotaColumns+` FROM quota_accounts`+w.sql()+` ORDER BY id LIMIT `+w.arg(f.Limit), w.args...)
 }
 
 // QuotaAccount implements quota.Store.
@@ -234,16 +229,11 @@ func (s *Store) ListQuotaEvents(ctx context.Context, before int64, limit int) ([
 	if before > 0 {
 		w.add(`number < ?`, before)
 	}
-	rows, err := s.pool.Query(ctx, `
-		SELECT number, at, account, quota, scope, period, kind, subject, begins, ends, level, used, capacity
-		FROM quota_events`+w.sql()+` ORDER BY number DESC LIMIT `+w.arg(limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e quota.Event, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (e quota.Event, err error) {
 		err = row.Scan(&e.Number, &e.At, &e.ID, &e.Quota, &e.Scope, &e.Period, &e.Kind, &e.Subject, &e.Begins, &e.Ends, &e.Level,
 			&e.Used, &e.Capacity)
 		return e, err
-	})
-	return list, unavailable(err)
+	}, `
+		SELECT number, at, account, quota, scope, period, kind, subject, begins, ends, level, used, capacity
+		FROM quota_events`+w.sql()+` ORDER BY number DESC LIMIT `+w.arg(limit), w.args...)
 }

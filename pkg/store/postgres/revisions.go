@@ -102,16 +102,11 @@ func (s *Store) ListRevisions(ctx context.Context, before int64, limit int) ([]r
 	if before > 0 {
 		w.add(`r.number < ?`, before)
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+revisionColumns+` FROM gateway_revisions r`+w.sql()+
-		` ORDER BY r.number DESC LIMIT `+w.arg(limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r revision.Revision, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (r revision.Revision, err error) {
 		err = row.Scan(revisionDest(&r)...)
 		return r, err
-	})
-	return list, unavailable(err)
+	}, `SELECT `+revisionColumns+` FROM gateway_revisions r`+w.sql()+
+		` ORDER BY r.number DESC LIMIT `+w.arg(limit), w.args...)
 }
 
 // maxServingError bounds what is stored of why a document is not served, in

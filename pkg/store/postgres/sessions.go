@@ -27,15 +27,7 @@ func scanSession(row pgx.CollectableRow) (v session.Session, err error) {
 }
 
 func oneSession(ctx context.Context, q querier, sql string, args ...any) (session.Session, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return session.Session{}, err
-	}
-	v, err := pgx.CollectExactlyOneRow(rows, scanSession)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return session.Session{}, session.ErrNotFound
-	}
-	return v, err
+	return one(ctx, q, scanSession, session.ErrNotFound, sql, args...)
 }
 
 // InsertSession implements session.Store.
@@ -112,15 +104,10 @@ func (s *Store) SessionState(ctx context.Context, id string) (v session.State, e
 
 // ListSessions implements session.Store.
 func (s *Store) ListSessions(ctx context.Context, userID string, now time.Time, limit int) ([]session.Session, error) {
-	rows, err := s.pool.Query(ctx, `
+	return many(ctx, s.pool, scanSession, `
 		SELECT `+sessionColumns+` FROM sessions
 		WHERE user_id = $1 AND ended_at IS NULL AND idle_until > $2 AND expires_at > $2
 		ORDER BY id DESC LIMIT $3`, userID, now, limit)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, scanSession)
-	return list, unavailable(err)
 }
 
 // EndSession implements session.Store.
@@ -158,17 +145,12 @@ func (s *Store) RecordAudit(ctx context.Context, e audit.Entry) error {
 
 // SigningKeys implements session.KeyStore.
 func (s *Store) SigningKeys(ctx context.Context, now time.Time) ([]session.SigningKey, error) {
-	rows, err := s.pool.Query(ctx, `
-		SELECT id::text, sealed, created_at, signs_from, retires_at FROM signing_keys
-		WHERE retires_at > $1 ORDER BY signs_from, id`, now)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k session.SigningKey, err error) {
+	return many(ctx, s.pool, func(row pgx.CollectableRow) (k session.SigningKey, err error) {
 		err = row.Scan(&k.ID, &k.Sealed, &k.CreatedAt, &k.SignsFrom, &k.RetiresAt)
 		return k, err
-	})
-	return list, unavailable(err)
+	}, `
+		SELECT id::text, sealed, created_at, signs_from, retires_at FROM signing_keys
+		WHERE retires_at > $1 ORDER BY signs_from, id`, now)
 }
 
 // InsertSigningKey implements session.KeyStore.

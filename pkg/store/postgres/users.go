@@ -24,20 +24,7 @@ func scanUser(row pgx.CollectableRow) (u account.User, err error) {
 
 // oneUser runs a query that returns at most one user.
 func oneUser(ctx context.Context, q querier, sql string, args ...any) (account.User, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return account.User{}, err
-	}
-	u, err := pgx.CollectExactlyOneRow(rows, scanUser)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return account.User{}, account.ErrNotFound
-	}
-	return u, err
-}
-
-// querier is a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	return one(ctx, q, scanUser, account.ErrNotFound, sql, args...)
 }
 
 // InsertUser implements account.Store.
@@ -111,12 +98,7 @@ func (s *Store) ListUsers(ctx context.Context, f account.Filter) ([]account.User
 	if f.Before != "" {
 		w.add(`id < ?`, f.Before)
 	}
-	rows, err := s.pool.Query(ctx, `SELECT `+userColumns+` FROM users`+w.sql()+` ORDER BY id DESC LIMIT `+w.arg(f.Limit), w.args...)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	list, err := pgx.CollectRows(rows, scanUser)
-	return list, unavailable(err)
+	return many(ctx, s.pool, scanUser, `SELECT `+userColumns+` FROM users`+w.sql()+` ORDER BY id DESC LIMIT `+w.arg(f.Limit), w.args...)
 }
 
 // UpdateUser implements account.Store.
