@@ -20,9 +20,11 @@ import (
 	"github.com/keywarden/keywarden/pkg/analytics"
 	"github.com/keywarden/keywarden/pkg/app/keysafety"
 	"github.com/keywarden/keywarden/pkg/gateway"
+	"github.com/keywarden/keywarden/pkg/gateway/chain"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
 	"github.com/keywarden/keywarden/pkg/gateway/files"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/policy/plan"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/adminapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/alertsapi"
@@ -340,6 +342,7 @@ func Offline(doc spec.Document) (adminapi.Explainer, func(), error) {
 	}
 	g, err := gateway.New(gateway.Options{
 		Authenticator: nobody{}, Logger: slog.New(slog.DiscardHandler), Files: files.Allowed{Anywhere: true},
+		Plans: plan.New(plan.Options{Products: noProducts{}, Counters: chain.InMemory{Subjects: 1, Now: time.Now}, Now: time.Now}),
 	})
 	if err != nil {
 		return nil, nil, err
@@ -353,6 +356,12 @@ func Offline(doc spec.Document) (adminapi.Explainer, func(), error) {
 	}
 	return explainer{g, roles}, g.Close, nil
 }
+
+// noProducts is a catalog without products: they are no part of a document.
+type noProducts struct{}
+
+func (noProducts) AppsOnly(string) (only, known bool) { return false, true }
+func (noProducts) Opening(string) []string            { return nil }
 
 // stubs are services with these names that no health check and no discovery
 // belongs to.

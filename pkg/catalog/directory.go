@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type Directory struct {
 	timeout time.Duration
 	logger  *slog.Logger
 	wake    chan struct{}
+	loading sync.Mutex // so that no older view takes the place of a newer one
 	view    atomic.Pointer[view]
 }
 
@@ -72,6 +74,8 @@ func (d *Directory) Opening(route string) (products []string) {
 
 // Load reads the products.
 func (d *Directory) Load(ctx context.Context) error {
+	d.loading.Lock()
+	defer d.loading.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	next := &view{appsOnly: map[string]bool{}, visible: map[string][]string{}}
