@@ -141,3 +141,42 @@ func alertsSet() map[string]string {
 	set["alerts.allow_networks"] = "127.0.0.0/8"
 	return set
 }
+
+// What is full or taken is said, and what was given up can be sent again.
+func TestAlertsSayWhatIsTaken(t *testing.T) {
+	p := start(t, apptest.Options{Set: alertsSet()})
+	admin, h := p.Admin(t).Auth(), newHook(t)
+	const root = "/admin/v1/"
+	channel := func(name string) string {
+		return p.Want(t, http.StatusCreated, "POST", root+"alert-channels",
+			object{"name": name, "kind": "webhook", "url": h.URL, "secret": h.secret}, admin...).Text(t, "id")
+	}
+	one, two := channel("one"), channel("two")
+	p.Want(t, http.StatusConflict, "POST", root+"alert-channels", object{"name": "mail", "kind": "email", "recipients": []string{"a@example.com"}}, admin...)
+	p.Want(t, http.StatusOK, "GET", root+"alert-channels/"+one, nil, admin...)
+	p.Want(t, http.StatusConflict, "PUT", root+"alert-channels/"+two, object{"name": "one"}, admin...)
+	rule := func(name string) object {
+		return object{"name": name, "signal": "key_expiry", "threshold": 7, "channels": []string{one}}
+	}
+	p.Want(t, http.StatusCreated, "POST", root+"alert-rules", rule("a"), admin...)
+	b := p.Want(t, http.StatusCreated, "POST", root+"alert-rules", rule("b"), admin...).Text(t, "id")
+	p.Want(t, http.StatusConflict, "PUT", root+"alert-rules/"+b, rule("a"), admin...)
+
+	const alert, delivery = "01890a5d-ac96-8748-8cce-b302099a8001", "01890a5d-ac96-8748-8cce-b302099a8002"
+	db := apptest.Connect(t, p.DatabaseURL)
+	for _, statement := range []string{
+		`INSERT INTO alerts (id, rule_id, state, alert, fired_at, resolved_at) VALUES ('` + alert + `', '` + b + `', 'resolved', '{}', now(), now())`,
+		`INSERT INTO alert_deliveries (id, alert_id, channel_id, event, notification, state, finished_at)
+			VALUES ('` + delivery + `', '` + alert + `', '` + one + `', 'alert.resolved', '{}', 'dead', now())`,
+		`INSERT INTO alert_silences (id, begins, ends, comment, created_by, created_at)
+			SELECT gen_random_uuid(), now(), now() + interval '1 hour', '', '', now() FROM generate_series(1, 500)`,
+	} {
+		if _, err := db.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Want(t, http.StatusOK, "GET", root+"alerts/"+alert, nil, admin...)
+	p.Want(t, http.StatusOK, "POST", root+"alert-deliveries/"+delivery+"/retry", nil, admin...)
+	ends := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	p.Want(t, http.StatusConflict, "POST", root+"alert-silences", object{"ends": ends}, admin...)
+}

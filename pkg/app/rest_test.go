@@ -106,17 +106,10 @@ func (d apiDocument) template(target string) string {
 	if _, ok := d.Paths[path]; ok {
 		return path
 	}
+	parts := strings.Split(path, "/")
 	for known := range d.Paths {
-		at := pathParameter.FindStringIndex(known)
-		if at == nil {
-			continue
-		}
-		head, tail := known[:at[0]], known[at[1]:]
-		middle, ok := strings.CutPrefix(path, head)
-		if !ok {
-			continue
-		}
-		if middle, ok = strings.CutSuffix(middle, tail); ok && middle != "" && !strings.Contains(middle, "/") {
+		matches := func(part, at string) bool { return part == at || pathParameter.MatchString(part) && at != "" }
+		if slices.EqualFunc(strings.Split(known, "/"), parts, matches) {
 			return known
 		}
 	}
@@ -182,7 +175,8 @@ func TestMissingAnswersAreNoticed(t *testing.T) {
 	for target, want := range map[string]string{
 		"/users/me": "/users/me", "/users/" + unknownID + "?x=1": "/users/{id}", "/api-keys/self": "/api-keys/self",
 		"/admin/v1/config/revisions/3/rollback": "/admin/v1/config/revisions/{number}/rollback", "/admin/v1/routes/a": "/admin/v1/routes/{name}",
-		"/api-keys/1/rotate": "/api-keys/{id}/rotate", "/api-keys/1/2": "", "/users/": "", "/none": "",
+		"/apps/1/subscriptions/2": "/apps/{app}/subscriptions/{subscription}",
+		"/api-keys/1/rotate":      "/api-keys/{id}/rotate", "/api-keys/1/2": "", "/users/": "", "/none": "",
 	} {
 		if got := d.template(target); got != want {
 			t.Errorf("%s is taken for %q, want %q", target, got, want)
