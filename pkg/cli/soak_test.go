@@ -208,13 +208,13 @@ func TestSoakReloads(t *testing.T) {
 	for n := range reloads - warm {
 		reload(warm + n)
 	}
-	// Nothing is on its way, but each worker may have needed one more connection to a
-	// backend at the same time as the others. The reloads are many more than that, and
-	// what they had left behind would stay.
-	const someBytes, looks = 4 << 20, 10
+	// Nothing is on its way, but each worker may have needed one more connection to
+	// either backend at the same time as the others, with two goroutines for each. The
+	// reloads are many more than that, and what they had left behind would stay.
+	const connections, goroutines, someBytes, looks = 2 * workers, 4 * workers, 4 << 20, 10
 	after := quiet()
 	grew := func() bool {
-		return grown(before.goroutines, after.goroutines, workers) || grown(before.files, after.files, workers) ||
+		return grown(before.goroutines, after.goroutines, goroutines) || grown(before.files, after.files, connections) ||
 			grown(before.resident, after.resident, someBytes)
 	}
 	for look := 0; look < looks && grew(); look++ {
