@@ -82,6 +82,7 @@ type client struct {
 
 	conn  net.Conn
 	in    *bufio.Reader
+	used  bool     // the connection has had an answer
 	done  int      // whole answers
 	fails []string // requests without one
 }
@@ -107,6 +108,10 @@ func (c *client) work(requests []string) {
 		if c.between != nil {
 			c.between.RUnlock()
 		}
+		if errors.Is(err, errNoAnswer) && c.used && c.think > 0 && c.stopping.Load() {
+			c.hangUp() // it was idle, and its end crossed the request: that one is sent again (RFC 9112 section 9.3.1)
+			continue
+		}
 		if err != nil {
 			line, _, _ := strings.Cut(request, " HTTP")
 			c.fails = append(c.fails, fmt.Sprintf("%s: %v", line, err))
@@ -128,7 +133,7 @@ func (c *client) dial() bool {
 	if c.tls != nil {
 		conn = tls.Client(conn, c.tls)
 	}
-	c.conn, c.in = conn, bufio.NewReader(conn)
+	c.conn, c.in, c.used = conn, bufio.NewReader(conn), false
 	return true
 }
 
@@ -146,11 +151,17 @@ func (c *client) hangUp() {
 	c.conn = nil
 }
 
+// errNoAnswer is the end of a connection before the first byte of an answer.
+var errNoAnswer = errors.New("no answer")
+
 // exchange sends a request and reads its answer, all of it.
 func (c *client) exchange(request string) error {
 	_ = c.conn.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := io.WriteString(c.conn, strings.Replace(request, "\r\n\r\n", "\r\nHost: "+c.addr+c.header+"\r\n\r\n", 1)); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	if _, err := c.in.Peek(1); err != nil {
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	resp, err := http.ReadResponse(c.in, nil)
 	if err != nil {
@@ -164,6 +175,7 @@ func (c *client) exchange(request string) error {
 		return fmt.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 	c.done++
+	c.used = true
 	if resp.Close {
 		c.hangUp()
 	}
