@@ -174,11 +174,7 @@ func (c *Client) Rollback(ctx context.Context, number int64, ch Change) (out adm
 
 // Explain tells what would become of a request; it is an adminapi.Explainer.
 func (c *Client) Explain(ctx context.Context, r adminapi.ExplainRequest) (out adminapi.ExplainResult, err error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return out, err
-	}
-	return out, c.call(ctx, http.MethodPost, "explain", "", http.Header{"Content-Type": {"application/json"}}, body, &out)
+	return out, c.send(ctx, http.MethodPost, "explain", r, &out)
 }
 
 // call is do for an answer in JSON.
