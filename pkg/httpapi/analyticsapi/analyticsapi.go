@@ -14,6 +14,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/analytics"
 	"github.com/keywarden/keywarden/pkg/httpapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/figures"
 )
 
 // Reader adds figures up; the database is one.
@@ -31,7 +32,7 @@ type Handler struct {
 	Guard     *httpapi.Guard
 	Now       func() time.Time
 
-	reads reads
+	gate figures.Gate
 }
 
 // Admin serves /admin/v1/analytics and what is below: that of everybody. All fields are
@@ -42,35 +43,22 @@ type Admin struct {
 	Guard     *httpapi.Guard
 	Now       func() time.Time
 
-	reads reads
+	gate figures.Gate
 }
 
 // maxReads bounds how many questions are worked on at the same time on each of the
 // two paths. Others wait.
 const maxReads = 4
 
-// reads holds one token for each question that is worked on.
-type reads chan struct{}
-
-func (r reads) do(ctx context.Context, from Reader, q analytics.Query) (analytics.Report, error) {
-	select {
-	case r <- struct{}{}:
-		defer func() { <-r }()
-		return from.ReadAnalytics(ctx, q)
-	case <-ctx.Done():
-		return analytics.Report{}, ctx.Err()
-	}
-}
-
 // Mount adds the route.
 func (h *Handler) Mount(r gin.IRouter) {
-	h.reads = make(reads, maxReads)
+	h.gate = figures.NewGate(maxReads)
 	r.GET("/analytics", h.Guard.Authenticated(), httpapi.Handle(h.own))
 }
 
 // Mount adds the routes.
 func (h *Admin) Mount(r gin.IRouter) {
-	h.reads = make(reads, maxReads)
+	h.gate = figures.NewGate(maxReads)
 	may := h.Guard.Require(access.ScopeConfigRead)
 	r.GET("/admin/v1/analytics", may, httpapi.Handle(h.all))
 	r.GET("/admin/v1/analytics/refusals", may, httpapi.Handle(h.refusals))
@@ -167,7 +155,7 @@ func (h *Handler) own(c *gin.Context) error {
 		q.Filter[analytics.ByKey] = caller.KeyID
 	}
 	q.Filter[analytics.ByUser] = caller.UserID
-	report, err := h.reads.do(c.Request.Context(), h.Analytics, q.Query)
+	report, err := figures.Read(c.Request.Context(), h.gate, h.Analytics.ReadAnalytics, q.Query)
 	if err != nil {
 		return err
 	}
@@ -268,7 +256,7 @@ func (h *Admin) show(c *gin.Context, refusals bool) error {
 	if refusals {
 		q.onlyRefusals()
 	}
-	report, err := h.reads.do(c.Request.Context(), h.Analytics, q.Query)
+	report, err := figures.Read(c.Request.Context(), h.gate, h.Analytics.ReadAnalytics, q.Query)
 	if err != nil {
 		return err
 	}
@@ -290,7 +278,7 @@ func (q *question) onlyRefusals() {
 
 func (q *question) answer(c *gin.Context, r analytics.Report) error {
 	c.Header("Vary", "Accept")
-	if q.csv {
+	if q.form == formCSV {
 		return q.writeCSV(c, r)
 	}
 	c.JSON(http.StatusOK, show(q.Query, r))

@@ -10,6 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/keywarden/keywarden/pkg/analytics"
+	"github.com/keywarden/keywarden/pkg/httpapi/figures"
 )
 
 const mimeCSV = "text/csv"
@@ -25,7 +26,7 @@ func (q *question) writeCSV(c *gin.Context, r analytics.Report) error {
 	w.UseCRLF = true
 	var heads []string
 	for _, d := range q.By {
-		heads = append(heads, parameter(d))
+		heads = append(heads, figures.Parameter(d))
 	}
 	if q.Step != analytics.Whole {
 		heads = append(heads, "at")

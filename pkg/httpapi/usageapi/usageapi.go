@@ -11,6 +11,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/httpapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/figures"
 	"github.com/keywarden/keywarden/pkg/usage"
 )
 
@@ -25,7 +26,7 @@ type Handler struct {
 	Guard *httpapi.Guard
 	Now   func() time.Time
 
-	reads reads
+	gate figures.Gate
 }
 
 // Admin serves /admin/v1/usage: that of everybody. All fields are required.
@@ -34,35 +35,22 @@ type Admin struct {
 	Guard *httpapi.Guard
 	Now   func() time.Time
 
-	reads reads
+	gate figures.Gate
 }
 
 // maxReads bounds how many questions are worked on at the same time on each of the
 // two paths: one may keep the database busy for seconds. Others wait.
 const maxReads = 2
 
-// reads holds one token for each question that is worked on.
-type reads chan struct{}
-
-func (r reads) do(ctx context.Context, from Reader, q usage.Query) (usage.Report, error) {
-	select {
-	case r <- struct{}{}:
-		defer func() { <-r }()
-		return from.ReadUsage(ctx, q)
-	case <-ctx.Done():
-		return usage.Report{}, ctx.Err()
-	}
-}
-
 // Mount adds the route.
 func (h *Handler) Mount(r gin.IRouter) {
-	h.reads = make(reads, maxReads)
+	h.gate = figures.NewGate(maxReads)
 	r.GET("/usage", h.Guard.Authenticated(), httpapi.Handle(h.own))
 }
 
 // Mount adds the route.
 func (h *Admin) Mount(r gin.IRouter) {
-	h.reads = make(reads, maxReads)
+	h.gate = figures.NewGate(maxReads)
 	r.GET("/admin/v1/usage", h.Guard.Require(access.ScopeConfigRead), httpapi.Handle(h.all))
 }
 
@@ -149,7 +137,7 @@ func (h *Handler) own(c *gin.Context) error {
 		}
 		q.Filter[usage.ByKey] = caller.KeyID
 	}
-	return answer(c, h.reads, h.Usage, q)
+	return answer(c, h.gate, h.Usage, q)
 }
 
 // all shows who uses what.
@@ -182,11 +170,11 @@ func (h *Admin) all(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, h.reads, h.Usage, q)
+	return answer(c, h.gate, h.Usage, q)
 }
 
-func answer(c *gin.Context, r reads, from Reader, q usage.Query) error {
-	report, err := r.do(c.Request.Context(), from, q)
+func answer(c *gin.Context, g figures.Gate, from Reader, q usage.Query) error {
+	report, err := figures.Read(c.Request.Context(), g, from.ReadUsage, q)
 	if err != nil {
 		return err
 	}
