@@ -87,7 +87,7 @@ func TestMistakesOfTheAnalyticsCommandSayWhatToDo(t *testing.T) {
 			t.Errorf("%v: %v, asked %q", c.args, err, asked)
 		}
 	}
-	if _, err := (analyticsQuery{from: "1h"}).values(time.Now()); err != nil {
+	if _, err := (figuresQuery{from: "1h"}).values(time.Now(), analyticsFilters()); err != nil {
 		t.Error(err)
 	}
 }
