@@ -46,7 +46,7 @@ func holdsKey(value string) bool {
 		rest = rest[at:]
 		if tail, ok := cutEnvironment(rest); ok {
 			n := 0
-			for n < len(tail) && fold(tail[n]) != '-' {
+			for n < len(tail) && base62(tail[n]) {
 				n++
 			}
 			if n >= minKeyTail && n <= maxKeyTail {
@@ -55,6 +55,11 @@ func holdsKey(value string) bool {
 		}
 		rest = rest[1:]
 	}
+}
+
+// base62 reports whether c is a letter or a digit.
+func base62(c byte) bool {
+	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
 func cutEnvironment(s string) (tail string, ok bool) {

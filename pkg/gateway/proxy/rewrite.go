@@ -162,19 +162,6 @@ func removeReserved(h http.Header) {
 	}
 }
 
-// fold maps letters to lower case and everything but letters and digits to a
-// hyphen.
-func fold(c byte) byte {
-	switch {
-	case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
-		return c
-	case 'A' <= c && c <= 'Z':
-		return c + 'a' - 'A'
-	default:
-		return '-'
-	}
-}
-
 // restrictUpgrade lets WebSockets through and nothing else: inside of another
 // protocol, such as h2c, requests would pass that no route has seen.
 func restrictUpgrade(h http.Header) {
