@@ -56,7 +56,7 @@ func (a *application) adminAPI() []resource {
 		&catalogapi.Admin{Catalog: a.platform.Catalog, Guard: guard, Cursors: cursors},
 		&kvmapi.Handler{Secrets: a.platform.Secrets, Guard: guard, Cursors: cursors},
 		&alertsapi.Handler{Alerts: a.alerting.Service, Guard: guard, Cursors: cursors},
-		&postureapi.Handler{Facts: keysafety.Facts(a.Config, a.platform.Store, a.document.current), Guard: guard, Now: time.Now},
+		&postureapi.Handler{Facts: keysafety.Facts(a.Config, a.platform.Store, a.document.current, func() []string { return a.paths }), Guard: guard, Now: time.Now},
 		&analyticsapi.Admin{Analytics: rollup.New(a.platform.Store), Retention: analytics.DefaultRetention(), Guard: guard, Now: time.Now},
 		&usageapi.Admin{Usage: a.platform.Store, Guard: guard, Now: time.Now},
 	}

@@ -121,6 +121,7 @@ type application struct {
 	server    *httpserver.Server
 	metrics   *httpserver.Server // of operators; nil unless it has an address
 	api       apiParts
+	paths     []string // first segments of the platform's own paths; set before anything is served
 	tasks     []func(context.Context) error
 	followers []func(context.Context) error // tasks that need a connected platform
 	optional  bool                          // the database: there is something to serve without

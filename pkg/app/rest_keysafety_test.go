@@ -115,6 +115,19 @@ func TestPostureTellsWhatIsWeak(t *testing.T) {
 	p.Want(t, http.StatusForbidden, "GET", "/admin/v1/posture", nil, user.Auth()...)
 }
 
+// A route at a path of the platform's own is told, unless the platform has hosts of its
+// own.
+func TestPostureTellsOfHiddenRoutes(t *testing.T) {
+	const document = "version: 1\nroutes:\n  - {name: photos, match: {path: {prefix: /users/photos}}, respond: {status: 204}}\n"
+	for hosts, hidden := range map[string]bool{"": true, "127.0.0.1": false} {
+		p := start(t, apptest.Options{Gateway: document, Set: roomyWith(map[string]string{"server.hosts": hosts})})
+		a := p.Want(t, http.StatusOK, "GET", "/admin/v1/posture", nil, p.Admin(t).Auth()...)
+		if got := strings.Contains(string(a.Body), "route.hidden:photos"); got != hidden {
+			t.Errorf("hosts %q: hidden %v in %s", hosts, got, a.Body)
+		}
+	}
+}
+
 func TestRulesForScannersFindKeys(t *testing.T) {
 	p := start(t, apptest.Options{Set: roomy()})
 	key := p.Key(t, p.User(t), nil)

@@ -38,29 +38,36 @@ func (a *application) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.edge(a.byHost(httpapi.Shielded(engine)), a.slashed(engine.Routes()))
+	a.paths = firstSegments(engine.Routes())
+	return a.edge(a.byHost(httpapi.Shielded(engine)), a.slashed())
 }
 
 // slashed serves what has an encoded slash in its path, which only routes of the
 // gateway can take. The platform takes none, and nobody who meant one of its paths
 // may speak to a service, so what begins like one of them is refused, with a slash
 // in the place of the encoded one, too.
-func (a *application) slashed(platform gin.RoutesInfo) http.Handler {
-	own := map[string]bool{firstSegment(adminRoot): true}
-	for _, route := range platform {
-		own[firstSegment(route.Path)] = true
-	}
+func (a *application) slashed() http.Handler {
 	hosts := a.Config.Server.Hosts
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := reqctx.From(r.Context())
 		here := len(hosts) == 0 || slices.Contains(hosts, info.Host)
-		if here && own[firstSegment(canonical.DecodeSlashes(r.URL.Path))] {
+		if here && slices.Contains(a.paths, firstSegment(canonical.DecodeSlashes(r.URL.Path))) {
 			info.Code, info.Err = info.EncodedSlash.Code, info.EncodedSlash
 			info.EncodedSlash.Write(w, info.ID)
 			return
 		}
 		a.data.ServeHTTP(w, r)
 	})
+}
+
+// firstSegments are those of the platform's own paths, wherever it is mounted.
+func firstSegments(platform gin.RoutesInfo) []string {
+	paths := []string{firstSegment(adminRoot)}
+	for _, route := range platform {
+		paths = append(paths, firstSegment(route.Path))
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
 }
 
 // firstSegment is that of a path, which begins with a slash.

@@ -75,6 +75,7 @@ type Listeners struct {
 // Facts are what is looked at. Document may be nil.
 type Facts struct {
 	Document  *spec.Document
+	Platform  []string // first segments of the platform's own paths, where those come first on every host
 	Keys      []Key
 	Admins    []Admin
 	Listeners Listeners
@@ -87,6 +88,7 @@ func Find(f Facts, now time.Time) []Finding {
 	if f.Document != nil {
 		found = append(found, routes(f.Document)...)
 		found = append(found, backends(f.Document)...)
+		found = append(found, hidden(f.Document, f.Platform)...)
 	}
 	for _, k := range f.Keys {
 		found = append(found, key(k, now)...)
@@ -178,6 +180,21 @@ func backends(doc *spec.Document) (found []Finding) {
 			found = append(found, finding("service.plaintext", Medium, "service", s.Name,
 				"Requests reach the service by plain HTTP over a network, with what callers sent and the service's own credential.",
 				"Use https, or put the service on the loopback interface."))
+		}
+	}
+	return found
+}
+
+// hidden finds routes at paths of the platform's own. That is no hole, but whoever adds
+// a policy to such a route protects nothing by it.
+func hidden(doc *spec.Document, platform []string) (found []Finding) {
+	for i := range doc.Routes {
+		path := doc.Routes[i].Match.Path
+		segment, _, _ := strings.Cut(strings.TrimPrefix(path.Exact+path.Prefix, "/"), "/")
+		if slices.Contains(platform, segment) {
+			found = append(found, finding("route.hidden", Low, "route", doc.Routes[i].Name,
+				"The platform answers requests below /"+segment+" itself, as far as it knows their paths; they do not reach the route.",
+				"Keep the platform to hosts of its own with server.hosts, or give the route another path."))
 		}
 	}
 	return found

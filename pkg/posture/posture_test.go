@@ -54,6 +54,29 @@ routes:
 	}
 }
 
+func TestRoutesAtPathsOfThePlatformAreFound(t *testing.T) {
+	doc, err := spec.Parse("test.yaml", []byte(`
+version: 1
+services:
+  - {name: near, url: "http://127.0.0.1:8081"}
+routes:
+  - {name: below, match: {path: {prefix: /users/photos}}, service: near}
+  - {name: exact, match: {path: {exact: /users}}, service: near}
+  - {name: longer, match: {path: {prefix: /users-of-mine}}, service: near}
+  - {name: rest, match: {path: {prefix: /}}, service: near}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := Listeners{Addr: "127.0.0.1:80"}
+	if diff := cmp.Diff([]string{"low route.hidden:below", "low route.hidden:exact"}, ids(Find(Facts{Document: &doc, Platform: []string{"auth", "users"}, Listeners: here}, now))); diff != "" {
+		t.Error(diff)
+	}
+	if found := Find(Facts{Document: &doc, Listeners: here}, now); len(found) != 0 {
+		t.Errorf("with hosts of its own the platform hides nothing: %v", found)
+	}
+}
+
 func TestKeysAreSearched(t *testing.T) {
 	soon := now.Add(time.Hour)
 	for _, c := range []struct {

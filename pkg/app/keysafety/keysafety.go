@@ -55,14 +55,17 @@ func OpenAlarms(store *postgres.Store, meter metric.Meter, logger *slog.Logger) 
 }
 
 // Facts gathers what the report on the posture looks at. document is the one in
-// force, false before the first.
-func Facts(c *config.Config, store *postgres.Store, document func() (spec.Document, bool)) func(context.Context, time.Time) (posture.Facts, error) {
+// force, false before the first, and paths are the first segments of the platform's own.
+func Facts(c *config.Config, store *postgres.Store, document func() (spec.Document, bool), paths func() []string) func(context.Context, time.Time) (posture.Facts, error) {
 	tls := c.Server.TLS
 	listeners := posture.Listeners{
 		Addr: c.Server.Addr, TLS: tls.CertFile != "" || tls.Dir != "" || len(tls.ACME.Domains) > 0, Operators: c.Server.MetricsAddr,
 	}
 	return func(ctx context.Context, now time.Time) (posture.Facts, error) {
 		f := posture.Facts{Listeners: listeners}
+		if len(c.Server.Hosts) == 0 {
+			f.Platform = paths()
+		}
 		if doc, ok := document(); ok {
 			f.Document = &doc
 		}
