@@ -204,14 +204,15 @@ type Throttle struct {
 
 // Gateway is the section of the data plane.
 type Gateway struct {
-	Source      string `yaml:"source" enum:"file,database" doc:"Where the gateway document is: in a file, or as revisions in the database, which the admin API and keywarden config apply write. It is one of them; they are never merged."`
-	File        string `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404. With the source database it must be empty."`
-	Watch       bool   `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
-	FilesDir    string `yaml:"files_dir" doc:"Folder of the files (certificates, passwords) that the gateway document may name. Empty means every file for a document in a file, and none for one in the database: who may write documents must not get at other files of the machine."`
-	Environment string `yaml:"environment" format:"word" doc:"Environment whose secrets the gateway document can name."`
-	Zone        string `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
-	MaxInFlight int    `yaml:"max_in_flight" min:"0" max:"10000000" doc:"Most forwarded requests that one replica works on at once, streams and WebSockets included; one more is answered with 503 at once. 0 means unlimited."`
-	BodyLimit   Size   `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
+	Source      string     `yaml:"source" enum:"file,database,kubernetes" doc:"Where the gateway document is: in a file; as revisions in the database, which the admin API and keywarden config apply write; or made of the Ingresses and HTTPRoutes of a cluster. It is one of them; they are never merged."`
+	File        string     `yaml:"file" alias:"GATEWAY_CONFIG" doc:"File of the gateway document; empty means none, and the gateway answers 404. With another source it must be empty."`
+	Watch       bool       `yaml:"watch" doc:"Whether the file is applied again when it changes; SIGHUP does so in any case."`
+	FilesDir    string     `yaml:"files_dir" doc:"Folder of the files (certificates, passwords) that the gateway document may name. Empty means every file for a document in a file, and none for one in the database: who may write documents must not get at other files of the machine."`
+	Kubernetes  Kubernetes `yaml:"kubernetes" doc:"The cluster whose Ingresses and HTTPRoutes are the gateway document, with the source kubernetes."`
+	Environment string     `yaml:"environment" format:"word" doc:"Environment whose secrets the gateway document can name."`
+	Zone        string     `yaml:"zone" doc:"Zone of this replica; targets in the same zone are asked first. Empty means none."`
+	MaxInFlight int        `yaml:"max_in_flight" min:"0" max:"10000000" doc:"Most forwarded requests that one replica works on at once, streams and WebSockets included; one more is answered with 503 at once. 0 means unlimited."`
+	BodyLimit   Size       `yaml:"body_limit" min:"0" max:"1TiB" doc:"Largest body of a forwarded request where the route sets no max_body of its own; 0 means unlimited, which is safe because bodies are streamed at the pace of the service and never buffered."`
 }
 
 // Telemetry is the section of metrics and traces.
@@ -275,7 +276,10 @@ func Default() *Config {
 			Registrations:      20,
 			RegistrationRefill: 30 * time.Second,
 		},
-		Gateway:   Gateway{Source: "file", Watch: true, Environment: "default", MaxInFlight: 10_000},
+		Gateway: Gateway{
+			Source: "file", Watch: true, Environment: "default", MaxInFlight: 10_000,
+			Kubernetes: Kubernetes{Controller: "keywarden.io/gateway-controller", Status: true},
+		},
 		Telemetry: Telemetry{ServiceName: "keywarden", TraceSampleRatio: 0.01, Metrics: true},
 	}
 }

@@ -186,6 +186,9 @@ func TestEveryOptionIsReadFromEveryLayer(t *testing.T) {
 		if strings.HasPrefix(o.path, "server.tls.") {
 			extra["KEYWARDEN_SERVER_TLS_CERT_FILE"], extra["KEYWARDEN_SERVER_TLS_KEY_FILE"] = "/c", "/k"
 		}
+		if strings.HasPrefix(o.path, "gateway.kubernetes.") {
+			extra["KEYWARDEN_GATEWAY_SOURCE"] = "kubernetes"
+		}
 		if strings.HasPrefix(o.path, "counters.") || strings.HasPrefix(o.path, "cache.") {
 			extra["KEYWARDEN_REDIS_URL"] = "redis://localhost"
 		}

@@ -64,7 +64,7 @@ func Open(o Options) (*Client, error) {
 // Close closes the connections that are not in use.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
-// StatusError is an answer with another status than 200.
+// StatusError is an answer with another status than 200 and 201.
 type StatusError struct {
 	Code int
 	Text string // how the answer begins
@@ -123,7 +123,7 @@ func (c *Client) send(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxQuote))
 		_ = resp.Body.Close()
 		return nil, &StatusError{Code: resp.StatusCode, Text: strings.TrimSpace(string(text))}
