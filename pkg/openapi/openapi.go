@@ -66,8 +66,16 @@ type Document struct {
 }
 
 // Root is the description as it stands, without duplicate names, merge keys or
-// references to other documents. It must not be changed.
+// references to other documents. It must not be changed. It is nil for what
+// [Document.WithoutRoot] has made.
 func (d *Document) Root() *yaml.Node { return d.root }
+
+// WithoutRoot is the same with all but its root, which takes most of the memory.
+func (d *Document) WithoutRoot() *Document {
+	light := *d
+	light.root = nil
+	return &light
+}
 
 // Server is an address of an API.
 type Server struct {

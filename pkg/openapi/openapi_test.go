@@ -99,7 +99,7 @@ const head = "openapi: 3.0.0\ninfo: {title: a, version: b}\n"
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"nothing", " \n", "the document is empty"},
-		{"no YAML", "a: [", "2:1: is neither JSON nor valid YAML: did not find expected node content"},
+		{"no YAML", "a: [", "2:1: is not valid YAML: did not find expected node content"},
 		{"something else", "a: b\n", "1:1: is no OpenAPI document: it has neither openapi nor swagger at its top"},
 		{"a list", "[a]", "1:1: must be a mapping\n1:1: is no OpenAPI document: it has neither openapi nor swagger at its top"},
 		{"another version", "openapi: 3.2.0\ninfo: {}\npaths: {}", `1:10: openapi: is "3.2.0"; 3.0, 3.1 and (as swagger) 2.0 can be read`},

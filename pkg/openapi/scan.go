@@ -15,6 +15,10 @@ import (
 type scan struct {
 	*reader
 	good map[string]bool // references that were followed
+
+	// based is how many schemas around have an $id. References count from there, also to
+	// what stands in the description under another $id, and are left to who follows them.
+	based int
 }
 
 // role is what the names of a mapping are.
@@ -76,6 +80,10 @@ func (s *scan) walk(way *trail, n *yaml.Node, as role) {
 	if n.Kind != yaml.MappingNode {
 		return
 	}
+	if as == fields && (at{node: n}).field("$id").there() {
+		s.based++
+		defer func() { s.based-- }()
+	}
 	seen := make(map[string]bool, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -88,7 +96,7 @@ func (s *scan) walk(way *trail, n *yaml.Node, as role) {
 			s.fail(at{path: here.String(), node: key}, "merge keys (<<) are not supported; write the fields out")
 		case seen[key.Value]:
 			s.fail(at{path: here.String(), node: key}, "is given twice")
-		case key.Value == "$ref" && as == fields && value.Kind == yaml.ScalarNode:
+		case key.Value == "$ref" && as == fields && value.Kind == yaml.ScalarNode && s.based == 0:
 			s.reference(here, value)
 		}
 		seen[key.Value] = true

@@ -7,37 +7,24 @@
 package strictyaml
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"io"
 	"reflect"
 	"strings"
-	"unicode/utf8"
-
-	"go.yaml.in/yaml/v4"
-	"go.yaml.in/yaml/v4/plugin/loaderlimits"
 )
 
-// Limits of a document as text. They bound the memory that reading a hostile one
-// takes. The number of items bounds the nodes: each of them but the first has a
-// line break, a comma, an opening bracket or a dash of its own, or shares it with
-// one other. The length of a line bounds how far the scanner looks ahead for the
-// colon that would make everything before it a key; JSON with longer ones has a
-// reader of its own.
-const (
-	MaxBytes = 8 << 20
-	maxLine  = 64 << 10
-	maxItems = 250_000
-	maxDepth = 16
-)
+// MaxBytes bounds a document as text.
+const MaxBytes = 8 << 20
+
+// bounds are those of documents that are decoded.
+func bounds() Bounds {
+	return Bounds{Bytes: MaxBytes, Line: 64 << 10, Items: 250_000, Depth: 16}
+}
 
 // Decode reads the only document of data into the struct that into points to, by
 // the JSON names of its fields. What cannot be read is reported by the result and
 // leaves its place in the struct as it is.
 func Decode(data []byte, into any) *Decoded {
 	d := &Decoded{places: map[string]Place{}}
-	root, violation := parseTree(data)
+	root, violation := Load(data, bounds())
 	if violation != nil {
 		d.unreadable = true
 		d.Add(*violation)
@@ -57,79 +44,6 @@ func (d *Decoded) Unreadable() bool { return d.unreadable }
 func (d *Decoded) Merge(found *Collector) {
 	d.list = append(d.list, placed(found.list, d)...)
 	d.more += found.more
-}
-
-// parseTree reads the only document of data as nodes.
-func parseTree(data []byte) (*yaml.Node, *Violation) {
-	if len(data) > MaxBytes {
-		return nil, &Violation{Detail: "the document is larger than 8 MiB"}
-	}
-	line := longLine(data)
-	if line > 0 && utf8.Valid(data) && json.Valid(data) {
-		return JSON(data, 2*maxItems, maxDepth) // programs write it so
-	}
-	if countItems(data) > maxItems {
-		return nil, &Violation{Detail: "the document has too many items"}
-	}
-	if line > 0 {
-		return nil, &Violation{Place: Place{Line: line, Column: 1}, Detail: "the line is longer than 64 KiB; break it"}
-	}
-	loader, err := yaml.NewLoader(bytes.NewReader(data),
-		yaml.WithPlugin(loaderlimits.New(loaderlimits.DepthValue(maxDepth))))
-	if err != nil {
-		return nil, syntax(err)
-	}
-	var doc, next yaml.Node
-	switch err := loader.Load(&doc); {
-	case errors.Is(err, io.EOF):
-		return nil, &Violation{Detail: "the document is empty"}
-	case err != nil:
-		return nil, syntax(err)
-	}
-	switch err := loader.Load(&next); {
-	case errors.Is(err, io.EOF):
-	case err != nil:
-		return nil, syntax(err)
-	default:
-		return nil, &Violation{
-			Place:  Place{Line: next.Line, Column: next.Column},
-			Detail: "there must be only one YAML document",
-		}
-	}
-	if len(doc.Content) != 1 {
-		return nil, &Violation{Detail: "the document is empty"}
-	}
-	return doc.Content[0], nil
-}
-
-func countItems(data []byte) int {
-	n := 0
-	for _, separator := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029", ",", "[", "{", "- ", "-\t", "? "} {
-		n += bytes.Count(data, []byte(separator))
-	}
-	return n
-}
-
-// longLine is the number of the first line that is too long, or 0.
-func longLine(data []byte) int {
-	number := 0
-	for line := range bytes.Lines(data) {
-		if number++; len(line) > maxLine {
-			return number
-		}
-	}
-	return 0
-}
-
-// syntax says where and why data is no YAML.
-func syntax(err error) *Violation {
-	v := &Violation{Detail: "is not valid YAML"}
-	var e *yaml.LoadError
-	if errors.As(err, &e) {
-		v.Line, v.Column = e.Mark.Line, e.Mark.Column
-		v.Detail += ": " + strings.ReplaceAll(e.Message, "\n", " ")
-	}
-	return v
 }
 
 // placed adds the positions that d has seen. A field that is missing stands

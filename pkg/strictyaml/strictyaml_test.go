@@ -102,6 +102,27 @@ func TestLongLinesAreReadWhereTheyAreJSON(t *testing.T) {
 	}
 }
 
+// The scanner of YAML would hold all of it at once.
+func TestLargeTextsInBracesMustBeJSON(t *testing.T) {
+	rows := strings.Repeat("  {\"a\": \"b\"},\n", 80_000)
+	for text, wrong := range map[string]string{
+		"[\n" + rows + "  5]":      "",
+		"[\n" + rows + "  5,\n]":   "80003:1: begins as JSON and is none: invalid character ']' looking for beginning of value",
+		" \n{a: [\n" + rows + "]}": "2:2: begins as JSON and is none: invalid character 'a' looking for beginning of object key string",
+		"[{a: b},]":                "",
+		"a: [\n" + rows + "]":      "",
+	} {
+		_, violation := strictyaml.Load([]byte(text), strictyaml.Bounds{Bytes: 8 << 20, Line: 64 << 10, Items: 1_000_000, Depth: 16})
+		got := ""
+		if violation != nil {
+			got = violation.String()
+		}
+		if got != wrong {
+			t.Errorf("%.12q…: %q, want %q", text, got, wrong)
+		}
+	}
+}
+
 // FuzzDecode holds every text to a report of whole lines, or to none.
 func FuzzDecode(f *testing.F) {
 	for _, text := range []string{"name: a", "limits: [5, {bytes: 6}]", "labels: {a: b}", "a: &x 1\nb: *x", "? [a]\n: b", "!!str a", "\x00", "- -", "a: |\n b"} {

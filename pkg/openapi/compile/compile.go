@@ -118,8 +118,9 @@ func Compile(doc *openapi.Document, o Options) (*Fragment, error) {
 		route spec.Route
 	}
 	var list []placed
-	for i := range doc.Operations {
-		op := &doc.Operations[i]
+	operations := doc.Operations // the rest of it is let go on the way
+	for i := range operations {
+		op := &operations[i]
 		t := c.target(op)
 		list = append(list, placed{orderOf(t.base, op.Path) + op.Method, op.Place, c.route(op, t)})
 	}
@@ -131,11 +132,12 @@ func Compile(doc *openapi.Document, o Options) (*Fragment, error) {
 	if err := c.wrong.Report(o.Source); err != nil {
 		return nil, err
 	}
+	c.contract, c.doc = nil, c.doc.WithoutRoot() // by now only in the way
 	c.check(places)
 	if err := c.wrong.Report(o.Source); err != nil {
 		return nil, err
 	}
-	c.out.Notes = append(slices.Clone(doc.Notes), c.notes...)
+	c.out.Notes = append(slices.Clone(c.doc.Notes), c.notes...)
 	return &c.out, nil
 }
 
@@ -223,6 +225,7 @@ func (c *compiler) validated(op *openapi.Operation, r *spec.Route) {
 			c.fail(openapi.Place{}, "cannot be validated: %s", err)
 			return
 		}
+		c.doc = c.doc.WithoutRoot()
 	}
 	if _, err := c.contract.Operation(id); err != nil {
 		c.fail(op.Place, "cannot be validated: %s", err)
@@ -298,7 +301,8 @@ func (c *compiler) target(op *openapi.Operation) target {
 	}
 	u, ok := address(text)
 	if !ok {
-		c.fail(place, "the service %s must be an http or https URL with a host, without query", check.Quote(text))
+		// It is not repeated: a password may be in it.
+		c.fail(place, "the service must be an http or https URL with a host, without user name, password and query")
 		return t
 	}
 	t.service = c.serviceAt(u.String(), own)

@@ -108,7 +108,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"a scope that nobody can hold", get("security: [{login: ['https://a/Read']}]"), `4:32: paths./a.get.security[0].login: GET /a: needs the scope "https://a/Read", which no key or token can hold: scopes consist of lower-case letters, digits, dots, hyphens and underscores, in parts with colons between them`},
 		{"no server", strings.Replace(get(""), "https://a.example.com", "", 1), "3:17: servers[0].url: names no server with a host: say --service (service= in a call of the admin API), or x-keywarden-service at the top of the document"},
 		{"a service that is neither", get("x-keywarden-service: 'a b'"), `4:41: paths./a.get.x-keywarden-service: is neither a URL nor the name of a service: "a b"`},
-		{"a service with a query", get("x-keywarden-service: 'http://a/?b'"), `4:41: paths./a.get.x-keywarden-service: the service "http://a/?b" must be an http or https URL with a host, without query`},
+		{"a service with a query", get("x-keywarden-service: 'http://a/?b'"), `4:41: paths./a.get.x-keywarden-service: the service must be an http or https URL with a host, without user name, password and query`},
 		{"an extension of the wrong kind", get("x-keywarden-timeout: soon"), "4:41: paths./a.get.x-keywarden-timeout.after: must be a time with its unit, such as 500ms, 30s or 2m"},
 		{"an unknown field of an extension", get("x-keywarden-cache: {default_tll: 1s}"), "4:39: paths./a.get.x-keywarden-cache.default_tll: unknown field, did you mean default_ttl?"},
 		{"an extension that is not valid", get("x-keywarden-rate-limit: [{name: a, by: key, rate: 0/1m}]"), "4:44: paths./a.get.x-keywarden-rate-limit.limits[0].rate: must be a rate such as 100/1m (units and window), or smoothed as 30pm, 10ps or 1000ph"},

@@ -35,7 +35,12 @@ func (f *Fragment) YAML() ([]byte, error) {
 	return dump(top)
 }
 
-// apis are the descriptions as a list of YAML, their texts as blocks.
+// maxLine is how long a line of a gateway document in YAML may be, in bytes, with
+// what stands before a text.
+const maxLine = 60 << 10
+
+// apis are the descriptions as a list of YAML, their texts as blocks, or in quotes
+// where a line of them is too long for that.
 func (f *Fragment) apis() (*yaml.Node, error) {
 	list := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
 	for _, a := range f.APIs {
@@ -45,8 +50,15 @@ func (f *Fragment) apis() (*yaml.Node, error) {
 		}
 		n.Style = 0
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			if n.Content[i].Value == "openapi" {
-				n.Content[i+1].Style = yaml.LiteralStyle
+			if n.Content[i].Value != "openapi" {
+				continue
+			}
+			n.Content[i+1].Style = yaml.LiteralStyle
+			for line := range strings.Lines(a.OpenAPI) {
+				if len(line) > maxLine {
+					n.Content[i+1].Style = yaml.DoubleQuotedStyle
+					break
+				}
 			}
 		}
 		list.Content = append(list.Content, n)
@@ -75,10 +87,13 @@ func (f *Fragment) nodes() (services, routes *yaml.Node, err error) {
 }
 
 // check puts the fragment through the gate that every gateway document takes, as
-// text, and takes the normal form of the routes. What is wrong belongs to the
+// text, and takes the normal form of the routes. The description is left out. What is wrong belongs to the
 // operation at the same place in places.
 func (c *compiler) check(places []openapi.Place) {
 	whole := c.out
+	if len(whole.APIs) > 0 { // the description was read; it would be again
+		whole.APIs = []spec.API{{Name: c.options.API, OpenAPIFile: "openapi.yaml"}}
+	}
 	for _, name := range c.out.Needs {
 		whole.Services = append(whole.Services[:len(whole.Services):len(whole.Services)], Service{Name: name, URL: "http://elsewhere.invalid"})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/openapi"
+	"github.com/keywarden/keywarden/pkg/openapi/contract/tree"
 	"github.com/keywarden/keywarden/pkg/openapi/jsonvalue"
 )
 
@@ -55,20 +56,20 @@ func mediaRange(name string) string {
 }
 
 // body compiles what an operation takes; nil where no body is described.
-func (b *builder) body(item, op place, form []parameter) (*requestBody, error) {
+func (b *builder) body(item, op tree.Place, form []parameter) (*requestBody, error) {
 	if b.dialect == openapi.Dialect20 {
 		return b.body20(item, op, form)
 	}
 	t := b.api.requests
-	at := t.follow(t.field(op, "requestBody"))
-	if !at.there() {
+	at := t.Follow(t.Field(op, "requestBody"))
+	if !at.There() {
 		return nil, nil //nolint:nilnil // an operation without a body
 	}
 	body := &requestBody{}
-	body.required, _ = at.flag("required")
-	of := t.field(at, "content")
-	for _, name := range t.fields(of) {
-		c, err := b.content(t, name, t.field(of, name))
+	body.required, _ = at.Flag("required")
+	of := t.Field(at, "content")
+	for _, name := range t.Fields(of) {
+		c, err := b.content(t, name, t.Field(of, name))
 		if err != nil {
 			return nil, fmt.Errorf("body %s: %w", name, err)
 		}
@@ -78,19 +79,19 @@ func (b *builder) body(item, op place, form []parameter) (*requestBody, error) {
 }
 
 // body20 is the body of 2.0: a parameter, or those of a form.
-func (b *builder) body20(item, op place, form []parameter) (*requestBody, error) {
+func (b *builder) body20(item, op tree.Place, form []parameter) (*requestBody, error) {
 	t := b.api.requests
 	var body *requestBody
 	var schema *jsonschema.Schema
-	for _, list := range []place{t.field(item, "parameters"), t.field(op, "parameters")} {
-		for _, p := range t.items(list) {
-			if p = t.follow(p); p.text("in") != "body" {
+	for _, list := range []tree.Place{t.Field(item, "parameters"), t.Field(op, "parameters")} {
+		for _, p := range t.Items(list) {
+			if p = t.Follow(p); p.Text("in") != "body" {
 				continue
 			}
 			body = &requestBody{}
-			body.required, _ = p.flag("required")
+			body.required, _ = p.Flag("required")
 			var err error
-			if schema, err = t.schema(t.field(p, "schema")); err != nil {
+			if schema, err = t.schema(t.Field(p, "schema")); err != nil {
 				return nil, fmt.Errorf("body: %w", err)
 			}
 		}
@@ -101,23 +102,11 @@ func (b *builder) body20(item, op place, form []parameter) (*requestBody, error)
 	if body == nil {
 		return nil, nil //nolint:nilnil // an operation without a body
 	}
-	media := t.field(op, "consumes")
-	if !media.there() {
-		media = t.at("consumes")
+	usual := []string{"application/json"}
+	if len(form) > 0 {
+		usual = []string{formType, "multipart/form-data"}
 	}
-	names := []string{}
-	for _, m := range t.items(media) {
-		if name, ok := m.value.(string); ok {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		names = []string{"application/json"}
-		if len(form) > 0 {
-			names = []string{formType, "multipart/form-data"}
-		}
-	}
-	for _, name := range names {
+	for _, name := range t.mediaTypes(op, "consumes", usual...) {
 		c := content{media: mediaRange(name), schema: schema, shape: shapeOf(schema, 0)}
 		if c.media == formType {
 			c.fields = form
@@ -127,11 +116,30 @@ func (b *builder) body20(item, op place, form []parameter) (*requestBody, error)
 	return body, nil
 }
 
+// mediaTypes are those of an operation of 2.0 by its own field, consumes or produces,
+// or by the description's; the usual ones where neither says any.
+func (t *schemas) mediaTypes(op tree.Place, field string, usual ...string) []string {
+	list := t.Field(op, field)
+	if !list.There() {
+		list = t.At(field)
+	}
+	var names []string
+	for _, m := range t.Items(list) {
+		if name, ok := m.Value.(string); ok {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return usual
+	}
+	return names
+}
+
 // content compiles a body of 3.x.
-func (b *builder) content(t *schemas, name string, at place) (content, error) {
+func (b *builder) content(t *schemas, name string, at tree.Place) (content, error) {
 	c := content{media: mediaRange(name)}
 	var err error
-	if c.schema, err = t.schema(t.field(at, "schema")); err != nil {
+	if c.schema, err = t.schema(t.Field(at, "schema")); err != nil {
 		return c, err
 	}
 	c.shape = shapeOf(c.schema, 0)
@@ -140,12 +148,12 @@ func (b *builder) content(t *schemas, name string, at place) (content, error) {
 	}
 	for property, sh := range c.shape.properties {
 		p := parameter{name: property, in: "body", style: "form", explode: true, shape: sh, json: sh.object()}
-		encoding := t.field(t.field(at, "encoding"), property)
-		if style := encoding.text("style"); style != "" {
+		encoding := t.Field(t.Field(at, "encoding"), property)
+		if style := encoding.Text("style"); style != "" {
 			p.style, p.explode = style, style == "form"
 			p.json = false
 		}
-		if explode, given := encoding.flag("explode"); given {
+		if explode, given := encoding.Flag("explode"); given {
 			p.explode = explode
 		}
 		c.fields = append(c.fields, p)

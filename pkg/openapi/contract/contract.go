@@ -14,17 +14,14 @@
 package contract
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"github.com/keywarden/keywarden/pkg/nearest"
 	"github.com/keywarden/keywarden/pkg/openapi"
-	"github.com/keywarden/keywarden/pkg/openapi/dialect"
+	"github.com/keywarden/keywarden/pkg/openapi/contract/tree"
 )
 
 // API is a description of which operations can be compiled. It is safe for
@@ -36,17 +33,8 @@ type API struct {
 
 	mu       sync.Mutex // compilers are not safe for concurrent use
 	requests *schemas   // without what only answers must have
-	answers  *schemas   // without what only requests must have
+	answers  *schemas   // without what only requests must have; often the same
 }
-
-// schemas is the description in one direction with its compiler.
-type schemas struct {
-	*tree
-	compiler *jsonschema.Compiler
-}
-
-// location is the address of the description within the compiler. No loader knows it.
-const location = "keywarden:///openapi.json"
 
 // Load reads a description. The error is that of [openapi.Parse], or says which part
 // of the description is no value of JSON. Schemas are compiled with the operations
@@ -75,38 +63,22 @@ func New(doc *openapi.Document) (*API, error) {
 		a.names = append(a.names, name)
 	}
 	slices.Sort(a.names)
-	for _, side := range []struct {
-		to      **schemas
-		without string
-	}{{&a.requests, "readOnly"}, {&a.answers, "writeOnly"}} {
-		t, err := newTree(doc, side.without)
-		if err != nil {
-			return nil, err
-		}
-		c := jsonschema.NewCompiler()
-		c.DefaultDraft(jsonschema.Draft2020)
-		c.UseLoader(refusing{})
-		c.UseRegexpEngine(dialect.CompilePattern)
-		if doc.Dialect != openapi.Dialect31 { // there a format is a rule; in 3.1 it is a remark
-			c.AssertFormat()
-			dialect.RegisterFormats(c)
-		}
-		if err := c.AddResource(location, t.root); err != nil {
-			return nil, fmt.Errorf("reading the description: %w", err)
-		}
-		*side.to = &schemas{t, c}
+	t, directed, err := tree.New(doc, "readOnly")
+	if err != nil {
+		return nil, err
 	}
-	return a, nil
+	if a.requests, err = newSchemas(doc.Dialect, t); err != nil {
+		return nil, err
+	}
+	if a.answers = a.requests; !directed {
+		return a, nil
+	}
+	if t, _, err = tree.New(doc, "writeOnly"); err != nil {
+		return nil, err
+	}
+	a.answers, err = newSchemas(doc.Dialect, t)
+	return a, err
 }
-
-// refusing is the loader of documents that are not there.
-type refusing struct{}
-
-// errElsewhere is the error for a schema that needs another document.
-var errElsewhere = errors.New("another document is needed, and none is ever fetched")
-
-// Load implements [jsonschema.URLLoader].
-func (refusing) Load(string) (any, error) { return nil, errElsewhere }
 
 // Operation is what one operation takes and answers. It is immutable and safe for
 // concurrent use.
@@ -155,21 +127,21 @@ type builder struct {
 // operation compiles an operation.
 func (b *builder) operation(op *openapi.Operation) (*Operation, error) {
 	t := b.api.requests
-	item := t.at("paths", op.Path.String())
-	item = t.follow(item)
-	here := t.field(item, strings.ToLower(op.Method))
+	item := t.At("paths", op.Path.String())
+	item = t.Follow(item)
+	here := t.Field(item, strings.ToLower(op.Method))
 	o := &Operation{}
 	var err error
 	if o.path, err = newPathMatcher(op.Path); err != nil {
 		return nil, err
 	}
-	lists := []place{t.field(here, "parameters"), t.field(item, "parameters")}
+	lists := []tree.Place{t.Field(here, "parameters"), t.Field(item, "parameters")}
 	seen := map[string]bool{}
 	var form []parameter
 	for _, list := range lists {
-		for _, p := range t.items(list) {
-			p = t.follow(p)
-			in, name := p.text("in"), p.text("name")
+		for _, p := range t.Items(list) {
+			p = t.Follow(p)
+			in, name := p.Text("in"), p.Text("name")
 			if in == "header" {
 				name = strings.ToLower(name)
 			}
@@ -180,7 +152,7 @@ func (b *builder) operation(op *openapi.Operation) (*Operation, error) {
 			made, err := b.parameter(p)
 			switch {
 			case err != nil:
-				return nil, fmt.Errorf("parameter %s in %s: %w", p.text("name"), in, err)
+				return nil, fmt.Errorf("parameter %s in %s: %w", p.Text("name"), in, err)
 			case made.in == "formData":
 				made.in = "body"
 				form = append(form, made)
@@ -196,19 +168,4 @@ func (b *builder) operation(op *openapi.Operation) (*Operation, error) {
 		return nil, err
 	}
 	return o, nil
-}
-
-// schema compiles the schema at a place; nil where there is none.
-func (s *schemas) schema(p place) (*jsonschema.Schema, error) {
-	if !p.there() {
-		return nil, nil //nolint:nilnil // no schema is a schema that takes everything
-	}
-	compiled, err := s.compiler.Compile(location + "#" + p.fragment())
-	switch {
-	case errors.Is(err, errElsewhere):
-		return nil, fmt.Errorf("schema %s: %w", p.pointer, errElsewhere)
-	case err != nil:
-		return nil, fmt.Errorf("schema %s: %w", p.pointer, err)
-	}
-	return compiled, nil
 }

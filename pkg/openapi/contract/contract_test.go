@@ -283,6 +283,37 @@ func TestNothingElsewhereIsFetched(t *testing.T) {
 	}
 }
 
+// Schemas are compiled one by one; what their references lead to stays the same.
+func TestReferencesLeadToTheirPlaceInEveryForm(t *testing.T) {
+	const list = `{"prefixItems":[{"type":"integer"},{"$ref":"#/components/schemas/b%20c~1d"}]}`
+	for ref, body := range map[string]struct{ good, bad string }{
+		"#/components/schemas/L":                                          {`[1,"x"]`, `[1,2]`},
+		"#/components/schemas/L/prefixItems/0":                            {`1`, `"x"`},
+		"#/components/schemas/b%20c~1d":                                   {`"x"`, `1`},
+		"#/components/schemas/Odd":                                        {`{"$ref":1,"const":"x","data":{"$ref":"#/nowhere"}}`, `{"const":1}`},
+		"#/components/schemas/Odd/properties/$ref":                        {`1`, `"x"`},
+		"#/paths/~1b/post/requestBody/content/application~1json/schema":   {`{"again":{}}`, `{"again":1}`},
+		"#/paths/%2Fb/post/requestBody/content/application%2Fjson/schema": {`{"again":{}}`, `{"again":1}`},
+		"#/x-ours/S": {`"x"`, `1`},
+	} {
+		for mode, extra := range map[string]string{"alone": ``, "as a whole": `,"Named":{"$anchor":"n"}`} {
+			if extra != "" && strings.Contains(ref, "%2F") {
+				continue // a slash, to JSON Schema: only where schemas have no names it can be part of one
+			}
+			op := operation(t, `{"openapi":"3.1.0","info":{"title":"t","version":"1"},"x-ours":{"S":{"$ref":"#/components/schemas/b%20c~1d"}},"paths":{
+				"/b":{"post":{"responses":{},"requestBody":{"content":{"application/json":{"schema":{"type":"object","properties":{"again":{"$ref":"#/paths/~1b/post/requestBody/content/application~1json/schema"}}}}}}}},
+				"/a":{"post":{"operationId":"g","responses":{},"requestBody":{"content":{"application/json":{"schema":{"$ref":"`+ref+`"}}}}}}},
+				"components":{"schemas":{"L":`+list+`,"b c/d":{"type":"string"},"Odd":{"properties":{"$ref":{"type":"integer"},"const":{"$ref":"#/components/schemas/b%20c~1d"},"data":{"const":{"$ref":"#/nowhere"}}}}`+extra+`}}}`, "g")
+			if got := op.CheckBody("application/json", []byte(body.good)); got != nil {
+				t.Errorf("%s, %s: %v", ref, mode, paths(got))
+			}
+			if op.CheckBody("application/json", []byte(body.bad)) == nil {
+				t.Errorf("%s, %s: %s is accepted", ref, mode, body.bad)
+			}
+		}
+	}
+}
+
 func TestSwagger20IsUnderstood(t *testing.T) {
 	op := operation(t, `
 swagger: "2.0"

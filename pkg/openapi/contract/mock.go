@@ -6,34 +6,50 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+
+	"github.com/keywarden/keywarden/pkg/openapi/contract/tree"
 )
 
 // example is an example of an answer; one without a name is the only one.
 type example struct {
 	name  string
-	value any
+	value func() any
+}
+
+// as is a value that is there.
+func as(v any) func() any { return func() any { return v } }
+
+// made is a value of a schema. It is made when somebody asks for it first: most
+// operations are never mocked.
+func (b *builder) made(t *schemas, schema tree.Place) func() any {
+	return sync.OnceValue(func() any {
+		b.api.mu.Lock() // compiling changes references in the tree
+		defer b.api.mu.Unlock()
+		g := &generator{Tree: t.Tree, left: maxGenerated}
+		return g.value(schema, 0)
+	})
 }
 
 // examples are those of a media type, sorted by name, with those of its schema last.
-func (t *tree) examples(media place) []example {
+func (b *builder) examples(t *schemas, media tree.Place) []example {
 	var list []example
-	if m, ok := media.value.(map[string]any); ok {
+	if m, ok := media.Value.(map[string]any); ok {
 		if v, given := m["example"]; given {
-			list = append(list, example{value: v})
+			list = append(list, example{value: as(v)})
 		}
 	}
-	named := t.field(media, "examples")
-	for _, name := range t.fields(named) {
-		of := t.follow(t.field(named, name))
-		if m, ok := of.value.(map[string]any); ok {
+	named := t.Field(media, "examples")
+	for _, name := range t.Fields(named) {
+		of := t.Follow(t.Field(named, name))
+		if m, ok := of.Value.(map[string]any); ok {
 			if v, given := m["value"]; given {
-				list = append(list, example{name, v})
+				list = append(list, example{name, as(v)})
 			}
 		}
 	}
-	if schema := t.field(media, "schema"); schema.there() {
-		g := &generator{tree: t, left: maxGenerated}
-		list = append(list, example{value: g.value(schema, 0)})
+	if schema := t.Field(media, "schema"); schema.There() {
+		list = append(list, example{value: b.made(t, schema)})
 	}
 	return list
 }
@@ -67,7 +83,7 @@ func (o *Operation) Mock(status int, name string) (a Answer, ok bool) {
 	}
 	for _, e := range c.mock {
 		if name == "" || e.name == name {
-			a.Body, a.Example = encode(e.value, a.ContentType), e.name
+			a.Body, a.Example = encode(e.value(), a.ContentType), e.name
 			return a, true
 		}
 	}
@@ -120,13 +136,13 @@ const (
 // generator makes a value of a schema, always the same. It is as described as far as
 // that is easy: a pattern, for example, is not worked out.
 type generator struct {
-	*tree
+	*tree.Tree
 	left int
 }
 
-func (g *generator) value(at place, depth int) any {
-	at = g.follow(at)
-	s, ok := at.value.(map[string]any)
+func (g *generator) value(at tree.Place, depth int) any {
+	at = g.Follow(at)
+	s, ok := at.Value.(map[string]any)
 	if g.left--; !ok || g.left < 0 || depth > maxGeneratedDepth {
 		return nil
 	}
@@ -134,7 +150,7 @@ func (g *generator) value(at place, depth int) any {
 		return v
 	}
 	for _, keyword := range []string{"oneOf", "anyOf"} {
-		if parts := g.items(g.field(at, keyword)); len(parts) > 0 && s["properties"] == nil {
+		if parts := g.Items(g.Field(at, keyword)); len(parts) > 0 && s["properties"] == nil {
 			return g.value(parts[0], depth+1)
 		}
 	}
@@ -152,7 +168,7 @@ func (g *generator) value(at place, depth int) any {
 	case "string":
 		return text(s)
 	}
-	if parts := g.items(g.field(at, "allOf")); len(parts) == 1 {
+	if parts := g.Items(g.Field(at, "allOf")); len(parts) == 1 {
 		return g.value(parts[0], depth+1)
 	} else if len(parts) > 1 {
 		return g.object(at, depth)
@@ -196,19 +212,19 @@ func kindOf(s map[string]any) string {
 	return ""
 }
 
-func (g *generator) object(at place, depth int) map[string]any {
+func (g *generator) object(at tree.Place, depth int) map[string]any {
 	m := map[string]any{}
-	for _, part := range g.items(g.field(at, "allOf")) {
+	for _, part := range g.Items(g.Field(at, "allOf")) {
 		if of, ok := g.value(part, depth+1).(map[string]any); ok {
 			for name, v := range of {
 				m[name] = v
 			}
 		}
 	}
-	properties := g.field(at, "properties")
-	for _, name := range g.fields(properties) {
-		p := g.field(properties, name)
-		if hidden, _ := g.follow(p).flag("writeOnly"); hidden || depth == maxGeneratedDepth {
+	properties := g.Field(at, "properties")
+	for _, name := range g.Fields(properties) {
+		p := g.Field(properties, name)
+		if hidden, _ := g.Follow(p).Flag("writeOnly"); hidden || depth == maxGeneratedDepth {
 			continue
 		}
 		m[name] = g.value(p, depth+1)
@@ -216,11 +232,11 @@ func (g *generator) object(at place, depth int) map[string]any {
 	return m
 }
 
-func (g *generator) array(at place, s map[string]any, depth int) []any {
+func (g *generator) array(at tree.Place, s map[string]any, depth int) []any {
 	n := min(max(whole(s["minItems"]), 1), maxGeneratedItems)
 	list := make([]any, 0, n)
 	for range n {
-		if v := g.value(g.field(at, "items"), depth+1); v != nil {
+		if v := g.value(g.Field(at, "items"), depth+1); v != nil {
 			list = append(list, v)
 		}
 	}

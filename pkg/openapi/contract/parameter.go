@@ -12,6 +12,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/keywarden/keywarden/pkg/openapi"
+	"github.com/keywarden/keywarden/pkg/openapi/contract/tree"
 	"github.com/keywarden/keywarden/pkg/openapi/jsonvalue"
 )
 
@@ -52,20 +53,20 @@ func styles(in string) []string {
 }
 
 // parameter compiles a parameter.
-func (b *builder) parameter(at place) (parameter, error) {
-	p := parameter{name: at.text("name"), in: at.text("in")}
-	p.required, _ = at.flag("required")
+func (b *builder) parameter(at tree.Place) (parameter, error) {
+	p := parameter{name: at.Text("name"), in: at.Text("in")}
+	p.required, _ = at.Flag("required")
 	p.required = p.required || p.in == "path"
-	p.empty, _ = at.flag("allowEmptyValue")
+	p.empty, _ = at.Flag("allowEmptyValue")
 	t := b.api.requests
-	of := t.field(at, "schema")
-	if content := t.field(at, "content"); content.there() {
-		for _, name := range t.fields(content) {
+	of := t.Field(at, "schema")
+	if content := t.Field(at, "content"); content.There() {
+		for _, name := range t.Fields(content) {
 			p.json = isJSON(name)
-			of = t.field(t.field(content, name), "schema")
+			of = t.Field(t.Field(content, name), "schema")
 		}
 		if !p.json { // in a form that is not known here
-			of = place{}
+			of = tree.Place{}
 		}
 	}
 	if err := p.write(at, b.dialect); err != nil {
@@ -80,12 +81,12 @@ func (b *builder) parameter(at place) (parameter, error) {
 }
 
 // write finds out how the value is written.
-func (p *parameter) write(at place, dialect openapi.Dialect) error {
+func (p *parameter) write(at tree.Place, dialect openapi.Dialect) error {
 	known := styles(p.in)
 	p.style, p.explode = known[0], known[0] == "form"
 	if dialect == openapi.Dialect20 {
 		p.explode = false
-		switch at.text("collectionFormat") {
+		switch at.Text("collectionFormat") {
 		case "ssv":
 			p.style = "spaceDelimited"
 		case "tsv":
@@ -97,13 +98,13 @@ func (p *parameter) write(at place, dialect openapi.Dialect) error {
 		}
 		return nil
 	}
-	if style := at.text("style"); style != "" {
+	if style := at.Text("style"); style != "" {
 		if !slices.Contains(known, style) || style == "tabDelimited" {
 			return fmt.Errorf("the style %q cannot be read", style)
 		}
 		p.style, p.explode = style, style == "form"
 	}
-	if explode, given := at.flag("explode"); given {
+	if explode, given := at.Flag("explode"); given {
 		p.explode = explode
 	}
 	return nil

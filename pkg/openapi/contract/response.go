@@ -8,6 +8,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/openapi"
+	"github.com/keywarden/keywarden/pkg/openapi/contract/tree"
 )
 
 // response is an answer that is described.
@@ -20,14 +21,14 @@ type response struct {
 // responses compiles the answers of an operation.
 func (b *builder) responses(op *openapi.Operation) (map[string]*response, error) {
 	t := b.api.answers
-	here := t.field(t.follow(t.at("paths", op.Path.String())), strings.ToLower(op.Method))
-	all := t.field(here, "responses")
+	here := t.Field(t.Follow(t.At("paths", op.Path.String())), strings.ToLower(op.Method))
+	all := t.Field(here, "responses")
 	list := map[string]*response{}
-	for _, status := range t.fields(all) {
+	for _, status := range t.Fields(all) {
 		if strings.HasPrefix(status, "x-") {
 			continue
 		}
-		r, err := b.response(here, t.follow(t.field(all, status)))
+		r, err := b.response(here, t.Follow(t.Field(all, status)))
 		if err != nil {
 			return nil, fmt.Errorf("answer %s: %w", status, err)
 		}
@@ -37,20 +38,20 @@ func (b *builder) responses(op *openapi.Operation) (map[string]*response, error)
 	return list, nil
 }
 
-func (b *builder) response(op, at place) (*response, error) {
+func (b *builder) response(op, at tree.Place) (*response, error) {
 	t := b.api.answers
 	r := &response{}
-	headers := t.field(at, "headers")
-	for _, name := range t.fields(headers) {
-		h := t.follow(t.field(headers, name))
+	headers := t.Field(at, "headers")
+	for _, name := range t.Fields(headers) {
+		h := t.Follow(t.Field(headers, name))
 		p := parameter{name: name, in: "header", style: "simple"}
 		if p.ignored() {
 			continue
 		}
-		p.required, _ = h.flag("required")
-		p.explode, _ = h.flag("explode")
+		p.required, _ = h.Flag("required")
+		p.explode, _ = h.Flag("explode")
 		var err error
-		if p.schema, err = t.schema(t.field(h, "schema")); err != nil {
+		if p.schema, err = t.schema(t.Field(h, "schema")); err != nil {
 			return nil, fmt.Errorf("header %s: %w", name, err)
 		}
 		p.shape = shapeOf(p.schema, 0)
@@ -59,48 +60,35 @@ func (b *builder) response(op, at place) (*response, error) {
 	if b.dialect == openapi.Dialect20 {
 		return r, b.response20(r, op, at)
 	}
-	of := t.field(at, "content")
-	for _, name := range t.fields(of) {
-		c, err := b.content(t, name, t.field(of, name))
+	of := t.Field(at, "content")
+	for _, name := range t.Fields(of) {
+		c, err := b.content(t, name, t.Field(of, name))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		c.mock = t.examples(t.field(of, name))
+		c.mock = b.examples(t, t.Field(of, name))
 		r.contents = append(r.contents, c)
 	}
 	return r, nil
 }
 
 // response20 is the body of an answer of 2.0.
-func (b *builder) response20(r *response, op, at place) error {
+func (b *builder) response20(r *response, op, at tree.Place) error {
 	t := b.api.answers
-	of := t.field(at, "schema")
-	if !of.there() {
+	of := t.Field(at, "schema")
+	if !of.There() {
 		return nil
 	}
 	schema, err := t.schema(of)
 	if err != nil {
 		return err
 	}
-	media := t.field(op, "produces")
-	if !media.there() {
-		media = t.at("produces")
-	}
-	names := []string{}
-	for _, m := range t.items(media) {
-		if name, ok := m.value.(string); ok {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		names = []string{"application/json"}
-	}
-	for _, name := range names {
+	for _, name := range t.mediaTypes(op, "produces", "application/json") {
 		c := content{media: mediaRange(name), schema: schema, shape: shapeOf(schema, 0)}
-		if v := t.field(t.field(at, "examples"), name); v.there() {
-			c.mock = []example{{value: v.value}}
+		if v := t.Field(t.Field(at, "examples"), name); v.There() {
+			c.mock = []example{{value: as(v.Value)}}
 		} else {
-			c.mock = t.examples(at)
+			c.mock = b.examples(t, at)
 		}
 		r.contents = append(r.contents, c)
 	}

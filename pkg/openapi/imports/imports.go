@@ -50,17 +50,25 @@ func Read(text []byte, o Options) (*Description, error) {
 	if err != nil {
 		return nil, err
 	}
+	known := doc.WithoutRoot() // which takes twenty times of its text
 	fragment, err := compile.Compile(doc, o.Options)
 	if err != nil {
 		return nil, err
 	}
-	return &Description{Fragment: fragment, doc: doc}, nil
+	return &Description{Fragment: fragment, doc: known}, nil
 }
+
+// longest is the length of the lines, in bytes, that people are spared in a gateway
+// document.
+const longest = 1000
 
 // Readable is a description in lines that fit into a gateway document of YAML:
 // programs write JSON as one.
 func Readable(text []byte) []byte {
 	var lines bytes.Buffer
+	if !slices.ContainsFunc(bytes.Split(text, []byte("\n")), func(line []byte) bool { return len(line) > longest }) {
+		return text
+	}
 	if !json.Valid(text) || json.Indent(&lines, text, "", " ") != nil {
 		return text
 	}

@@ -128,6 +128,28 @@ func TestDescriptionsInOneLineAreHeld(t *testing.T) {
 	}
 }
 
+// Nor does it matter to a document in a file, as long as the texts have spaces.
+func TestDescriptionsWithLongTextsAreHeldInFiles(t *testing.T) {
+	text := `{"openapi":"3.1.0","info":{"title":"a","version":"b","description":"` + strings.Repeat("two words, ", 10_000) + `"},"paths":{"/a":{"get":{"responses":{}}}}}`
+	d := read(t, text, imports.Options{Options: compile.Options{API: "a", Service: "http://127.0.0.1:1"}, Hold: true})
+	merged, doc, err := d.Merge([]byte(before))
+	if err != nil || len(doc.APIs) != 1 || doc.APIs[0].OpenAPI != string(imports.Readable([]byte(text))) {
+		t.Fatalf("%v, %.100s", err, merged)
+	}
+}
+
+// A description whose lines are short stays as it was written.
+func TestReadableDescriptionsAreLeftAsTheyAre(t *testing.T) {
+	for _, text := range []string{"{\n  \"a\":   1\n}", "a: b\n", "a: " + strings.Repeat("b", 2000)} {
+		if got := string(imports.Readable([]byte(text))); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+	if got := string(imports.Readable([]byte(`{"a":"` + strings.Repeat("b", 2000) + `","c":1}`))); strings.Count(got, "\n") != 3 {
+		t.Errorf("got %q", got)
+	}
+}
+
 // What is too large to be held is refused before work is put into it.
 func TestDescriptionsThatCannotBeHeldAreRefused(t *testing.T) {
 	text := "openapi: 3.1.0\ninfo: {title: a, version: b}\npaths: {/a: {get: {responses: {}}}}\n" + strings.Repeat("# comment\n", 900_000)

@@ -1,4 +1,4 @@
-package contract
+package tree
 
 import (
 	"encoding/json"
@@ -9,10 +9,12 @@ import (
 // translation brings the schemas of a description into the form of JSON Schema
 // 2020-12, in place, so that every reference leads to where it led before.
 type translation struct {
-	*tree
+	*Tree
 	old     bool   // 2.0 or 3.0
 	swagger bool   // 2.0
 	without string // mark of fields that are not required in this direction
+
+	directed bool // some field is not required in one of the directions
 }
 
 // document translates every schema of the description.
@@ -140,14 +142,22 @@ func (t *translation) relax(s map[string]any) {
 	kept := make([]any, 0, len(required))
 	for _, name := range required {
 		text, _ := name.(string)
-		if marked, _ := t.follow(place{value: properties[text]}).flag(t.without); marked {
-			continue
+		p := Place{Value: properties[text]}
+		if t.marked(p, "readOnly") || t.marked(p, "writeOnly") {
+			t.directed = true
 		}
-		if marked, _ := (place{value: properties[text]}).flag(t.without); !marked {
+		if !t.marked(p, t.without) {
 			kept = append(kept, name)
 		}
 	}
 	s["required"] = kept
+}
+
+// marked reports whether a schema, or what it refers to, has a mark.
+func (t *translation) marked(p Place, mark string) bool {
+	here, _ := p.Flag(mark)
+	there, _ := t.Follow(p).Flag(mark)
+	return here || there
 }
 
 // modernise makes of a schema of 2.0 or 3.0 one of 2020-12. Beside $ref nothing
