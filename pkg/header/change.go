@@ -28,7 +28,7 @@ func CheckRequest(name string) error {
 		return errUnderscore
 	case is(name, "authorization") || is(name, "proxy-authorization"):
 		return errBasicAuth
-	case Reserved(name), is(name, "traceparent"), is(name, "tracestate"), is(name, "baggage"):
+	case Reserved(name), is(name, "traceparent"), is(name, "tracestate"), is(name, "baggage"), is(name, "cdn-loop"):
 		return errGateway
 	}
 	return nil

@@ -41,14 +41,14 @@ func (o *observer) log(r *http.Request, x *exchange) {
 			attrs = append(attrs, slog.String(name, value))
 		}
 	}
-	text("host", withoutCredentials(x.info.Host))
+	text("host", WithoutCredentials(x.info.Host))
 	text("route", x.info.Route)
 	text("service", x.info.Service)
 	text("subject", x.info.Subject)
 	text("key_id", x.info.KeyID)
 	text("code", x.info.Code)
 	for _, f := range x.info.Fields {
-		text(f.Name, withoutCredentials(f.Value))
+		text(f.Name, WithoutCredentials(f.Value))
 	}
 	if x.outcome != completed {
 		text("outcome", errorType(x.status, x.outcome))

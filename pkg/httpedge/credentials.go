@@ -13,9 +13,9 @@ var credentialShapes = regexp.MustCompile(
 		`|(kwr_)[0-9A-Za-z_-]{8,}` +
 		`|(eyJ)[0-9A-Za-z_-]+\.[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]*)?`)
 
-// withoutCredentials is a path or a host without the secret part of credentials
+// WithoutCredentials is a path or a host without the secret part of credentials
 // that somebody put there, such as a key where the id of one belongs.
-func withoutCredentials(text string) string {
+func WithoutCredentials(text string) string {
 	for _, sign := range [...]string{"_live_", "_test_", "kwr_", "eyJ"} {
 		if strings.Contains(text, sign) {
 			return credentialShapes.ReplaceAllString(text, "${1}${2}${3}[redacted]")

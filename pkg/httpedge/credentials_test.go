@@ -23,7 +23,7 @@ func TestPathsAreRecordedWithoutCredentials(t *testing.T) {
 		"/":                                           "/",
 		"":                                            "",
 	} {
-		if got := withoutCredentials(path); got != want {
+		if got := WithoutCredentials(path); got != want {
 			t.Errorf("%q is recorded as %q, want %q", path, got, want)
 		}
 	}

@@ -102,7 +102,7 @@ type exchange struct {
 }
 
 func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	x := exchange{info: reqctx.From(r.Context()), path: withoutCredentials(r.URL.EscapedPath()), method: methodOf(r.Method)}
+	x := exchange{info: reqctx.From(r.Context()), path: WithoutCredentials(r.URL.EscapedPath()), method: methodOf(r.Method)}
 	x.https = x.info.Scheme == "https"
 	x.start = x.info.Start
 	if x.start.IsZero() { // RequestInfo was left out

@@ -144,14 +144,14 @@ func describe(span trace.Span, r *http.Request, x *exchange) {
 	}
 	text(semconv.HTTPRequestMethodKey, x.method.String())
 	if x.method == methodOther {
-		text(semconv.HTTPRequestMethodOriginalKey, r.Method)
+		text(semconv.HTTPRequestMethodOriginalKey, WithoutCredentials(r.Method))
 	}
 	text(semconv.HTTPRouteKey, x.info.Route)
 	text(semconv.URLSchemeKey, schemeName(x.https))
 	text(semconv.URLPathKey, x.path)
 	text(semconv.NetworkProtocolVersionKey, protocol(r))
-	text(semconv.ServerAddressKey, withoutCredentials(x.info.Host))
-	text(semconv.UserAgentOriginalKey, r.UserAgent())
+	text(semconv.ServerAddressKey, WithoutCredentials(x.info.Host))
+	text(semconv.UserAgentOriginalKey, WithoutCredentials(r.UserAgent()))
 	if x.info.Client.IsValid() {
 		text(semconv.ClientAddressKey, x.info.Client.String())
 	}

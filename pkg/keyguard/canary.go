@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/audit"
+	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/throttle"
 )
@@ -23,7 +24,7 @@ const (
 type Alarm struct {
 	KeyID  string
 	Client netip.Addr
-	Path   string // as it was asked for, at most 256 bytes; empty when not known
+	Path   string // as it was asked for, without credentials, at most 256 bytes; empty when not known
 	At     time.Time
 }
 
@@ -60,7 +61,9 @@ func NewAlarms(o AlarmOptions) *Alarms {
 // queue is counted and not written.
 func (a *Alarms) Used(ctx context.Context, keyID string, client netip.Addr) {
 	a.uses.Add(1)
-	path := clip(reqctx.From(ctx).Path)
+	// A stranger chooses the path, and the audit log keeps it for good: the secret part
+	// of a key that stands there must not.
+	path := clip(httpedge.WithoutCredentials(reqctx.From(ctx).Path))
 	entry := audit.New(ctx, audit.CanaryUsed, "apikey", keyID).Failed().With("path", path)
 	select {
 	case a.waiting <- pendingAlarm{Alarm{KeyID: keyID, Client: client, Path: path, At: a.opts.Now().UTC()}, entry}:

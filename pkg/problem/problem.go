@@ -41,6 +41,7 @@ const (
 	BadGateway                       // 502
 	Unavailable                      // 503
 	GatewayTimeout                   // 504
+	LoopDetected                     // 508
 )
 
 var statuses = [...]int{
@@ -66,6 +67,7 @@ var statuses = [...]int{
 	BadGateway:           http.StatusBadGateway,
 	Unavailable:          http.StatusServiceUnavailable,
 	GatewayTimeout:       http.StatusGatewayTimeout,
+	LoopDetected:         http.StatusLoopDetected,
 }
 
 // Status is the HTTP status code of k; an unknown kind is 500.

@@ -244,7 +244,7 @@ func TestProblemsAreToldApartByCode(t *testing.T) {
 
 func TestEveryKindHasAStatusWithAName(t *testing.T) {
 	seen := map[int]problem.Kind{}
-	for k := problem.Internal; k <= problem.GatewayTimeout; k++ {
+	for k := problem.Internal; k <= problem.LoopDetected; k++ {
 		status := k.Status()
 		if status < 400 || http.StatusText(status) == "" {
 			t.Errorf("kind %d has status %d", k, status)
@@ -254,7 +254,7 @@ func TestEveryKindHasAStatusWithAName(t *testing.T) {
 		}
 		seen[status] = k
 	}
-	if got := (problem.GatewayTimeout + 1).Status(); got != http.StatusInternalServerError {
+	if got := (problem.LoopDetected + 1).Status(); got != http.StatusInternalServerError {
 		t.Errorf("an unknown kind has status %d", got)
 	}
 }

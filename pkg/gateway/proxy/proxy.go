@@ -47,6 +47,7 @@ type Proxy struct {
 	issuer     string
 	duration   metric.Float64Histogram
 	buffers    *bufferPool
+	loop       []string // the name of the process in [headerLoop], alone; never changed
 }
 
 // New makes a proxy.
@@ -65,6 +66,7 @@ func New(o Options) (*Proxy, error) {
 		issuer:     o.Issuer,
 		duration:   duration,
 		buffers:    newBufferPool(),
+		loop:       []string{newLoopName()},
 	}, nil
 }
 

@@ -63,6 +63,7 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 		delete(out.Header, "Authorization")
 		f.set(headerMirrored, "1")
 	}
+	s.proxy.setLoop(out.Header, in.Header)
 	s.setTrace(in.Context(), out.Header)
 }
 

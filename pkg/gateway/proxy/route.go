@@ -101,7 +101,11 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		method: r.Method,
 		start:  time.Now(),
 	}
-	if err := x.setPath(r.URL); err != nil {
+	err := rt.service.proxy.checkLoop(r.Header)
+	if err == nil {
+		err = x.setPath(r.URL)
+	}
+	if err != nil {
 		policy.Refuse(w, r, "", err)
 		return
 	}

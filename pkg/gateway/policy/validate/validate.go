@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
@@ -127,9 +128,12 @@ func contentType(r *http.Request) string {
 	return ""
 }
 
+// encoded reports whether a body has a content coding. Several fields are one list
+// (RFC 9110 section 5.3): the first alone does not say it.
 func encoded(h http.Header) bool {
-	coding := h.Get("Content-Encoding")
-	return coding != "" && !strings.EqualFold(coding, "identity")
+	return slices.ContainsFunc(h["Content-Encoding"], func(coding string) bool {
+		return coding != "" && !strings.EqualFold(coding, "identity")
+	})
 }
 
 // body reads the body where it is checked, and returns the request with the same
