@@ -1,4 +1,3 @@
-DROP INDEX api_keys_by_expiry;
 DROP TABLE alert_deliveries;
 DROP TABLE alert_silences;
 DROP TABLE alerts;

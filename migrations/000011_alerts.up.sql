@@ -98,6 +98,3 @@ CREATE TABLE alert_deliveries (
 CREATE INDEX alert_deliveries_due ON alert_deliveries (next_at) WHERE state = 'pending';
 CREATE INDEX alert_deliveries_by_channel ON alert_deliveries (channel_id);
 CREATE INDEX alert_deliveries_by_end ON alert_deliveries (finished_at) WHERE finished_at IS NOT NULL;
-
--- Which key expires first.
-CREATE INDEX api_keys_by_expiry ON api_keys (expires_at) WHERE revoked_at IS NULL AND expires_at IS NOT NULL;

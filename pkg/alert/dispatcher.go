@@ -10,8 +10,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/seal"
 )
 
-// DispatcherOptions make a [Dispatcher]. Poll and Lease have defaults, the rest is
-// required.
+// DispatcherOptions make a [Dispatcher]. Poll and Lease have defaults, Attempted may be
+// nil, the rest is required.
 type DispatcherOptions struct {
 	Outbox  Outbox
 	Ring    *seal.Keyring
@@ -20,6 +20,10 @@ type DispatcherOptions struct {
 	Poll    time.Duration // how often the outbox is looked into
 	Lease   time.Duration // after which others take over what a replica was about to send; more than SendTimeout
 	Logger  *slog.Logger
+
+	// Attempted is told what became of each attempt, for metrics: [DeliveryPending] for one
+	// that is made again. It is called from many goroutines; nil for nobody.
+	Attempted func(kind Kind, state DeliveryState)
 }
 
 // Bounds of sending.
@@ -50,6 +54,9 @@ func NewDispatcher(o DispatcherOptions) *Dispatcher {
 	}
 	if o.Lease <= 0 {
 		o.Lease = sendLease
+	}
+	if o.Attempted == nil {
+		o.Attempted = func(Kind, DeliveryState) {}
 	}
 	return &Dispatcher{DispatcherOptions: o}
 }
@@ -108,6 +115,7 @@ func (d *Dispatcher) deliver(ctx context.Context, s Sending) {
 	if ctx.Err() != nil && r.State != DeliveryDelivered {
 		return // it was cut short by us: the lease ends, and somebody else goes on
 	}
+	d.Attempted(s.To.Kind, r.State)
 	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	mine, err := d.Outbox.FinishAlertDelivery(noting, s.Delivery, d.Replica, r)

@@ -3,6 +3,7 @@ package alert_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -97,6 +98,43 @@ func TestPausesBetweenAttemptsGrowAndEnd(t *testing.T) {
 	}
 	if all := attempts[len(attempts)-1].Sub(attempts[0]); all < 4*time.Hour || all > 12*time.Hour {
 		t.Errorf("it was tried for %v", all)
+	}
+}
+
+func TestWhatBecameOfAttemptsIsTold(t *testing.T) {
+	o := newOutbox(mail, "d")
+	var told []alert.DeliveryState
+	synctest.Test(t, func(t *testing.T) {
+		ring, err := seal.ParseKeyring(seal.NewMasterKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken := false
+		s := sender(func(context.Context, alert.Destination, alert.Notification) error {
+			if taken {
+				return nil
+			}
+			taken = true
+			return &alert.SendError{Reason: "no"}
+		})
+		d := alert.NewDispatcher(alert.DispatcherOptions{
+			Outbox: o, Ring: ring, Senders: map[alert.Kind]alert.Sender{alert.Email: s}, Replica: "a", Logger: slog.New(slog.DiscardHandler),
+			Attempted: func(kind alert.Kind, state alert.DeliveryState) {
+				if kind != alert.Email {
+					t.Errorf("kind %s", kind)
+				}
+				told = append(told, state)
+			},
+		})
+		for range 2 {
+			if err := d.Round(t.Context()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+	if want := []alert.DeliveryState{alert.DeliveryPending, alert.DeliveryDelivered}; !slices.Equal(told, want) {
+		t.Errorf("told %v, want %v", told, want)
 	}
 }
 

@@ -35,6 +35,10 @@ type Event struct {
 	Epoch   int64 // position in the log; commits happen in this order
 	Kind    Kind
 	Subject string
+
+	// Age is how long ago the change was made, by the clock of the log, when the log was
+	// read; zero where the event was not read from the log.
+	Age time.Duration
 }
 
 // Change is what a mutation hands to the store beside its data: the audit entry

@@ -20,7 +20,7 @@ const (
 	callTimeout     = 2 * time.Second // bound of one read or heartbeat
 )
 
-// Options configure a [Follower]. All fields are required.
+// Options configure a [Follower]. All fields but Applied are required.
 type Options struct {
 	Log          Log
 	Registry     Registry
@@ -29,6 +29,10 @@ type Options struct {
 	MaxStaleness time.Duration // how long cached verdicts hold without contact to the log
 	Logger       *slog.Logger
 	Now          func() time.Time
+
+	// Applied is told, on the follower's goroutine, how long after its commit a change
+	// that was read from the log holds on this replica; nil for nobody.
+	Applied func(kind Kind, delay time.Duration)
 }
 
 // Follower follows the log for one replica and tells its subscribers. It is
@@ -132,9 +136,13 @@ func (f *Follower) sync(ctx context.Context) error {
 			}
 			continue
 		}
+		read := f.opts.Now()
 		for _, e := range events {
 			f.Apply(e)
 			f.epoch.Store(e.Epoch)
+			if f.opts.Applied != nil {
+				f.opts.Applied(e.Kind, e.Age+f.opts.Now().Sub(read))
+			}
 		}
 		if len(events) < batch {
 			f.synced.Store(at.UnixNano())

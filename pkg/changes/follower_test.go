@@ -311,6 +311,55 @@ func TestNotificationIsFollowedAtOnce(t *testing.T) {
 	})
 }
 
+// The delay of a change is its age when it was read, and the time that applying it took.
+func TestDelayOfChangesIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &aged{fakeLog: newFakeLog(), age: 40 * time.Millisecond}
+		var delays []time.Duration
+		f := changes.NewFollower(changes.Options{
+			Log: log, Registry: log, ReplicaID: self, PollInterval: poll, MaxStaleness: staleness, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+			Applied: func(kind changes.Kind, delay time.Duration) {
+				if kind != changes.KeyChanged {
+					t.Errorf("kind %s", kind)
+				}
+				delays = append(delays, delay)
+			},
+		})
+		f.Subscribe(func(changes.Event) { time.Sleep(5 * time.Millisecond) }, func() {})
+		if err := f.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- f.Run(ctx) }()
+		synctest.Wait()
+		f.Apply(changes.Event{Kind: changes.UserChanged, Subject: "made here"})
+		log.commit(true, "a", "b")
+		time.Sleep(poll)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if want := []time.Duration{45 * time.Millisecond, 50 * time.Millisecond}; !slices.Equal(delays, want) {
+			t.Errorf("delays %v, want %v", delays, want)
+		}
+	})
+}
+
+// aged is a log that tells the age of its events.
+type aged struct {
+	*fakeLog
+	age time.Duration
+}
+
+func (l *aged) ChangesSince(ctx context.Context, epoch int64, limit int) ([]changes.Event, bool, error) {
+	events, gap, err := l.fakeLog.ChangesSince(ctx, epoch, limit)
+	for i := range events {
+		events[i].Age = l.age
+	}
+	return events, gap, err
+}
+
 func TestMissedNotificationIsFoundWithinOnePoll(t *testing.T) {
 	running(t, poll, func(t *testing.T, log *fakeLog, r *replica) {
 		for range 5 {

@@ -29,23 +29,23 @@ func (s *Store) ListAudit(ctx context.Context, f audit.Filter) ([]audit.Record, 
 	if !storable(string(f.Action), f.ActorID, f.TargetID) {
 		return nil, nil
 	}
-	var w where
+	var w Where
 	if f.Action != "" {
-		w.add(`action = ?`, f.Action)
+		w.Add(`action = ?`, f.Action)
 	}
 	if f.ActorID != "" {
-		w.add(`actor_id = ?`, f.ActorID)
+		w.Add(`actor_id = ?`, f.ActorID)
 	}
 	if f.TargetID != "" {
-		w.add(`target_id = ?`, f.TargetID)
+		w.Add(`target_id = ?`, f.TargetID)
 	}
 	if f.Before > 0 {
-		w.add(`seq < ?`, f.Before)
+		w.Add(`seq < ?`, f.Before)
 	}
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (r audit.Record, err error) {
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (r audit.Record, err error) {
 		err = row.Scan(auditDest(&r)...)
 		return r, err
-	}, `SELECT `+auditColumns+` FROM audit_log`+w.sql()+` ORDER BY seq DESC LIMIT `+w.arg(f.Limit), w.args...)
+	}, `SELECT `+auditColumns+` FROM audit_log`+w.SQL()+` ORDER BY seq DESC LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // scanBatch is how many records a scan holds at a time.

@@ -15,7 +15,7 @@ func BenchmarkChange(b *testing.B) {
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := w.change(b.Context(), c, nil); err != nil {
+			if _, err := w.Change(b.Context(), c, nil); err != nil {
 				b.Error(err)
 			}
 		}

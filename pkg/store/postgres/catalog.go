@@ -41,16 +41,24 @@ func number(ctx context.Context, tx pgx.Tx, sql string, args ...any) (n int, err
 }
 
 // PutProduct implements catalog.ProductStore. Writers of products take turns: there
-// are few.
-func (s *Store) PutProduct(ctx context.Context, p catalog.Product, prepare func(id string) changes.Change) (after catalog.Product, created bool, err error) {
+// are few. A change is later than the one before, whatever the clocks of replicas say:
+// its time is the tag that the next one is based on.
+func (s *Store) PutProduct(ctx context.Context, p catalog.Product, base catalog.Base, prepare func(id string) changes.Change) (after catalog.Product, created bool, err error) {
 	_, err = s.changeAs(ctx, func(tx pgx.Tx) (c changes.Change, err error) {
 		if _, err := tx.Exec(ctx, `LOCK TABLE products IN SHARE ROW EXCLUSIVE MODE`); err != nil {
 			return c, err
 		}
-		after, err = one(ctx, tx, scanProduct, catalog.ErrProduct, `
-			UPDATE products p SET title = $2, description = $3, visible = $4, apps_only = $5, routes = $6, updated_at = $7
-			WHERE name = $1 RETURNING `+productColumns, p.Name, p.Title, p.Description, p.Visible, p.AppsOnly, p.Routes, p.UpdatedAt)
-		if created = errors.Is(err, catalog.ErrProduct); !created {
+		before, err := One(ctx, tx, scanProduct, catalog.ErrProduct, `SELECT `+productColumns+` FROM products p WHERE name = $1`, p.Name)
+		if created = errors.Is(err, catalog.ErrProduct); err != nil && !created {
+			return c, err
+		}
+		if err := base.Check(!created, before.UpdatedAt); err != nil {
+			return c, err
+		}
+		if !created {
+			after, err = One(ctx, tx, scanProduct, catalog.ErrProduct, `
+				UPDATE products p SET title = $2, description = $3, visible = $4, apps_only = $5, routes = $6, updated_at = greatest($7, p.updated_at + interval '1 microsecond')
+				WHERE name = $1 RETURNING `+productColumns, p.Name, p.Title, p.Description, p.Visible, p.AppsOnly, p.Routes, p.UpdatedAt)
 			return prepare(after.ID), err
 		}
 		count, err := number(ctx, tx, `SELECT count(*) FROM products`)
@@ -60,7 +68,7 @@ func (s *Store) PutProduct(ctx context.Context, p catalog.Product, prepare func(
 		if count >= catalog.MaxProducts {
 			return c, catalog.ErrFull.WithDetail("There are %d products, and may be no more.", count)
 		}
-		after, err = one(ctx, tx, scanProduct, catalog.ErrProduct, `
+		after, err = One(ctx, tx, scanProduct, catalog.ErrProduct, `
 			INSERT INTO products AS p (id, name, title, description, visible, apps_only, routes, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING `+productColumns,
 			p.ID, p.Name, p.Title, p.Description, p.Visible, p.AppsOnly, p.Routes, p.CreatedAt, p.UpdatedAt)
@@ -74,7 +82,7 @@ func (s *Store) Product(ctx context.Context, name string) (catalog.Product, erro
 	if !storable(name) {
 		return catalog.Product{}, catalog.ErrProduct
 	}
-	p, err := one(ctx, s.pool, scanProduct, catalog.ErrProduct, `SELECT `+productColumns+` FROM products p WHERE name = $1`, name)
+	p, err := One(ctx, s.pool, scanProduct, catalog.ErrProduct, `SELECT `+productColumns+` FROM products p WHERE name = $1`, name)
 	return p, unavailable(err)
 }
 
@@ -83,14 +91,14 @@ func (s *Store) ListProducts(ctx context.Context, f catalog.ProductFilter) ([]ca
 	if !storable(f.After) {
 		return nil, nil
 	}
-	var w where
+	var w Where
 	if f.VisibleOnly {
-		w.add(`visible`)
+		w.Add(`visible`)
 	}
 	if f.After != "" {
-		w.add(`name COLLATE "C" > ?`, f.After)
+		w.Add(`name COLLATE "C" > ?`, f.After)
 	}
-	return many(ctx, s.pool, scanProduct, `SELECT `+productColumns+` FROM products p`+w.sql()+byName+` LIMIT `+w.arg(f.Limit), w.args...)
+	return Many(ctx, s.pool, scanProduct, `SELECT `+productColumns+` FROM products p`+w.SQL()+byName+` LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // lockProduct keeps a product from being changed, or with another strength from being
@@ -142,30 +150,37 @@ func scanPlan(row pgx.CollectableRow) (p catalog.Plan, err error) {
 }
 
 // PutPlan implements catalog.ProductStore.
-func (s *Store) PutPlan(ctx context.Context, product string, p catalog.Plan, prepare func(productID string) changes.Change) (after catalog.Plan, created bool, err error) {
+func (s *Store) PutPlan(ctx context.Context, product string, p catalog.Plan, base catalog.Base, prepare func(productID string) changes.Change) (after catalog.Plan, created bool, err error) {
 	_, err = s.changeAs(ctx, func(tx pgx.Tx) (c changes.Change, err error) {
 		id, err := lockProduct(ctx, tx, product, "UPDATE")
 		if err != nil {
 			return c, err
 		}
 		var count int
-		err = tx.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE name = $2) = 0 FROM plans WHERE product_id = $1`, id, p.Name).
-			Scan(&count, &created)
+		var changed *time.Time
+		err = tx.QueryRow(ctx, `SELECT count(*), max(updated_at) FILTER (WHERE name = $2) FROM plans WHERE product_id = $1`, id, p.Name).
+			Scan(&count, &changed)
 		if err != nil {
+			return c, err
+		}
+		if created = changed == nil; created {
+			changed = &time.Time{}
+		}
+		if err := base.Check(!created, *changed); err != nil {
 			return c, err
 		}
 		if created && count >= catalog.MaxPlans {
 			return c, catalog.ErrFull.WithDetail("The product has %d plans, and may have no more.", count)
 		}
 		r, q := p.Terms.Rate, p.Terms.Quota
-		after, err = one(ctx, tx, scanPlan, catalog.ErrPlan, `
+		after, err = One(ctx, tx, scanPlan, catalog.ErrPlan, `
 			INSERT INTO plans AS n (id, product_id, name, price, approval, rate_requests, rate_window, rate_burst,
 				quota_units, quota_period, quota_zone, quota_rolling, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)
 			ON CONFLICT ON CONSTRAINT plans_name_unique DO UPDATE SET price = excluded.price, approval = excluded.approval,
 				rate_requests = excluded.rate_requests, rate_window = excluded.rate_window, rate_burst = excluded.rate_burst,
 				quota_units = excluded.quota_units, quota_period = excluded.quota_period, quota_zone = excluded.quota_zone,
-				quota_rolling = excluded.quota_rolling, updated_at = excluded.updated_at
+				quota_rolling = excluded.quota_rolling, updated_at = greatest(excluded.updated_at, n.updated_at + interval '1 microsecond')
 			RETURNING `+planColumns,
 			p.ID, id, p.Name, p.Price, p.Approval, r.Requests, r.Window, r.Burst, q.Units, q.Period, q.Zone, q.Rolling, p.CreatedAt)
 		return prepare(id), err
@@ -179,7 +194,7 @@ func (s *Store) ListPlans(ctx context.Context, product string) ([]catalog.Plan, 
 	if err != nil {
 		return nil, err
 	}
-	return many(ctx, s.pool, scanPlan, `SELECT `+planColumns+` FROM plans n WHERE product_id = $1`+byName, p.ID)
+	return Many(ctx, s.pool, scanPlan, `SELECT `+planColumns+` FROM plans n WHERE product_id = $1`+byName, p.ID)
 }
 
 // DeletePlan implements catalog.ProductStore.
@@ -230,7 +245,7 @@ func scanApp(row pgx.CollectableRow) (a catalog.App, err error) {
 
 // InsertApp implements catalog.AppStore.
 func (s *Store) InsertApp(ctx context.Context, a catalog.App, limit int, c changes.Change) error {
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		// The owner's row is locked so that two calls count one after the other.
 		if _, err := tx.Exec(ctx, `SELECT FROM users WHERE id = $1 FOR UPDATE`, a.UserID); err != nil {
 			return err
@@ -254,36 +269,36 @@ const oneApp = `SELECT ` + appColumns + ` FROM apps a WHERE id = $1 AND deleted_
 
 // App implements catalog.AppStore.
 func (s *Store) App(ctx context.Context, id string) (catalog.App, error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return catalog.App{}, catalog.ErrApp
 	}
-	a, err := one(ctx, s.pool, scanApp, catalog.ErrApp, oneApp, id)
+	a, err := One(ctx, s.pool, scanApp, catalog.ErrApp, oneApp, id)
 	return a, unavailable(err)
 }
 
 // ListApps implements catalog.AppStore.
 func (s *Store) ListApps(ctx context.Context, f catalog.AppFilter) ([]catalog.App, error) {
-	if f.UserID != "" && !isUUID(f.UserID) || f.Before != "" && !isUUID(f.Before) {
+	if f.UserID != "" && !IsUUID(f.UserID) || f.Before != "" && !IsUUID(f.Before) {
 		return nil, nil
 	}
-	var w where
-	w.add(`deleted_at IS NULL`)
+	var w Where
+	w.Add(`deleted_at IS NULL`)
 	if f.UserID != "" {
-		w.add(`user_id = ?`, f.UserID)
+		w.Add(`user_id = ?`, f.UserID)
 	}
 	if f.Before != "" {
-		w.add(`id < ?`, f.Before)
+		w.Add(`id < ?`, f.Before)
 	}
-	return many(ctx, s.pool, scanApp, `SELECT `+appColumns+` FROM apps a`+w.sql()+` ORDER BY id DESC LIMIT `+w.arg(f.Limit), w.args...)
+	return Many(ctx, s.pool, scanApp, `SELECT `+appColumns+` FROM apps a`+w.SQL()+` ORDER BY id DESC LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // ChangeApp implements catalog.AppStore.
 func (s *Store) ChangeApp(ctx context.Context, id string, edit func(catalog.App) (catalog.App, changes.Change, error)) (changed catalog.App, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return changed, catalog.ErrApp
 	}
 	_, err = s.changeAs(ctx, func(tx pgx.Tx) (c changes.Change, err error) {
-		a, err := one(ctx, tx, scanApp, catalog.ErrApp, oneApp+` FOR UPDATE`, id)
+		a, err := One(ctx, tx, scanApp, catalog.ErrApp, oneApp+` FOR UPDATE`, id)
 		if err != nil {
 			return c, err
 		}
@@ -303,10 +318,10 @@ func (s *Store) ChangeApp(ctx context.Context, id string, edit func(catalog.App)
 // DeleteApp implements catalog.AppStore. The lock on the app's row keeps out keys that
 // are made and subscriptions that begin at the same moment.
 func (s *Store) DeleteApp(ctx context.Context, id string, now time.Time, c changes.Change) error {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return catalog.ErrApp
 	}
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE apps SET deleted_at = $2, updated_at = $2 WHERE id = $1 AND deleted_at IS NULL`, id, now)
 		if err == nil && tag.RowsAffected() == 0 {
 			return catalog.ErrApp
@@ -327,7 +342,7 @@ func lockAppOfKey(ctx context.Context, tx pgx.Tx, k apikey.Key) error {
 	if k.App == "" {
 		return nil
 	}
-	if !isUUID(k.App) {
+	if !IsUUID(k.App) {
 		return apikey.ErrApp
 	}
 	tag, err := tx.Exec(ctx, `SELECT FROM apps WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL FOR SHARE`, k.App, k.UserID)
@@ -347,11 +362,11 @@ func scanSubscription(row pgx.CollectableRow) (s catalog.Subscription, err error
 
 // Subscribe implements catalog.SubscriptionStore.
 func (s *Store) Subscribe(ctx context.Context, a catalog.Application, decide func(catalog.Standing) (catalog.State, changes.Change, error)) (sub catalog.Subscription, err error) {
-	if !isUUID(a.App) {
+	if !IsUUID(a.App) {
 		return sub, catalog.ErrApp
 	}
 	_, err = s.changeAs(ctx, func(tx pgx.Tx) (c changes.Change, err error) {
-		app, err := one(ctx, tx, scanApp, catalog.ErrApp, oneApp+` FOR UPDATE`, a.App)
+		app, err := One(ctx, tx, scanApp, catalog.ErrApp, oneApp+` FOR UPDATE`, a.App)
 		if err != nil {
 			return c, err
 		}
@@ -378,7 +393,7 @@ func (s *Store) Subscribe(ctx context.Context, a catalog.Application, decide fun
 		if err != nil {
 			return c, err
 		}
-		sub, err = one(ctx, tx, scanSubscription, catalog.ErrSubscription, `SELECT `+subscriptionColumns+` WHERE s.id = $1`, state.id)
+		sub, err = One(ctx, tx, scanSubscription, catalog.ErrSubscription, `SELECT `+subscriptionColumns+` WHERE s.id = $1`, state.id)
 		return c, err
 	})
 	if err != nil {
@@ -439,41 +454,41 @@ func (s *Store) decide(ctx context.Context, tx pgx.Tx, a catalog.Application, pr
 
 // Subscription implements catalog.SubscriptionStore.
 func (s *Store) Subscription(ctx context.Context, id string) (catalog.Subscription, error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return catalog.Subscription{}, catalog.ErrSubscription
 	}
-	sub, err := one(ctx, s.pool, scanSubscription, catalog.ErrSubscription, `SELECT `+subscriptionColumns+` WHERE s.id = $1`, id)
+	sub, err := One(ctx, s.pool, scanSubscription, catalog.ErrSubscription, `SELECT `+subscriptionColumns+` WHERE s.id = $1`, id)
 	return sub, unavailable(err)
 }
 
 // ListSubscriptions implements catalog.SubscriptionStore.
 func (s *Store) ListSubscriptions(ctx context.Context, f catalog.SubscriptionFilter) ([]catalog.Subscription, error) {
-	if f.App != "" && !isUUID(f.App) || f.Before != "" && !isUUID(f.Before) || !storable(f.Product, string(f.State)) {
+	if f.App != "" && !IsUUID(f.App) || f.Before != "" && !IsUUID(f.Before) || !storable(f.Product, string(f.State)) {
 		return nil, nil
 	}
-	var w where
+	var w Where
 	if f.App != "" {
-		w.add(`s.app_id = ?`, f.App)
+		w.Add(`s.app_id = ?`, f.App)
 	}
 	if f.Product != "" {
-		w.add(`p.name = ?`, f.Product)
+		w.Add(`p.name = ?`, f.Product)
 	}
 	if f.State != "" {
-		w.add(`s.state = ?`, string(f.State))
+		w.Add(`s.state = ?`, string(f.State))
 	}
 	if f.Before != "" {
-		w.add(`s.id < ?`, f.Before)
+		w.Add(`s.id < ?`, f.Before)
 	}
-	return many(ctx, s.pool, scanSubscription, `SELECT `+subscriptionColumns+w.sql()+` ORDER BY s.id DESC LIMIT `+w.arg(f.Limit), w.args...)
+	return Many(ctx, s.pool, scanSubscription, `SELECT `+subscriptionColumns+w.SQL()+` ORDER BY s.id DESC LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // ChangeSubscription implements catalog.SubscriptionStore.
 func (s *Store) ChangeSubscription(ctx context.Context, id string, now time.Time, decide func(catalog.Subscription) (catalog.State, changes.Change, error)) (sub catalog.Subscription, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return sub, catalog.ErrSubscription
 	}
 	_, err = s.changeAs(ctx, func(tx pgx.Tx) (c changes.Change, err error) {
-		sub, err = one(ctx, tx, scanSubscription, catalog.ErrSubscription, `SELECT `+subscriptionColumns+` WHERE s.id = $1 FOR UPDATE OF s`, id)
+		sub, err = One(ctx, tx, scanSubscription, catalog.ErrSubscription, `SELECT `+subscriptionColumns+` WHERE s.id = $1 FOR UPDATE OF s`, id)
 		if err != nil {
 			return c, err
 		}

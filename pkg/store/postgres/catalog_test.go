@@ -37,13 +37,13 @@ func (w *world) catalog(notify ...func(changes.Event)) *catalog.Service {
 func (w *world) sold(s *catalog.Service, name string, routes ...string) catalog.Product {
 	w.t.Helper()
 	ctx := w.t.Context()
-	p, _, err := s.PutProduct(ctx, catalog.Product{Name: name, Visible: true, Routes: routes})
+	p, _, err := s.PutProduct(ctx, catalog.Product{Name: name, Visible: true, Routes: routes}, catalog.Base{})
 	w.must(err)
 	_, _, err = s.PutPlan(ctx, name, catalog.Plan{Name: "free", Terms: access.Terms{
 		Rate: access.RateTerms{Requests: 10, Window: time.Minute}, Quota: access.QuotaTerms{Units: 100, Period: "day"},
-	}})
+	}}, catalog.Base{})
 	w.must(err)
-	_, _, err = s.PutPlan(ctx, name, catalog.Plan{Name: "gold", Approval: catalog.Operator})
+	_, _, err = s.PutPlan(ctx, name, catalog.Plan{Name: "gold", Approval: catalog.Operator}, catalog.Base{})
 	w.must(err)
 	return p
 }
@@ -143,14 +143,14 @@ func TestKeyOfAnAppOpensWhatTheAppIsSubscribedTo(t *testing.T) {
 	}
 
 	// What an operator changes holds for the next request.
-	_, _, err = s.PutPlan(ctx, "people", catalog.Plan{Name: "free", Terms: access.Terms{Rate: access.RateTerms{Requests: 3, Window: time.Second}}})
+	_, _, err = s.PutPlan(ctx, "people", catalog.Plan{Name: "free", Terms: access.Terms{Rate: access.RateTerms{Requests: 3, Window: time.Second}}}, catalog.Base{})
 	w.must(err)
 	p, err = v.VerifyKey(ctx, rotated.Secret.Reveal(), caller)
 	w.must(err)
 	if terms := p.Grant.For("people").Terms; terms != (access.Terms{Rate: access.RateTerms{Requests: 3, Window: time.Second, Burst: 3}}) {
 		t.Errorf("the terms are still %+v", terms)
 	}
-	_, _, err = s.PutProduct(ctx, catalog.Product{Name: "people", Routes: []string{"birds"}})
+	_, _, err = s.PutProduct(ctx, catalog.Product{Name: "people", Routes: []string{"birds"}}, catalog.Base{})
 	w.must(err)
 	if w.opens(v, rotated, "people") != "" || w.opens(v, rotated, "birds.get") != sub.ID {
 		t.Error("the product's change did not arrive")
@@ -394,7 +394,7 @@ func TestWhatIsNotVisibleCannotBeSubscribedTo(t *testing.T) {
 	u := w.user(access.RoleUser)
 	app := w.app(s, u)
 	w.sold(s, "people", "people")
-	_, _, err := s.PutProduct(ctx, catalog.Product{Name: "people", Routes: []string{"people"}})
+	_, _, err := s.PutProduct(ctx, catalog.Product{Name: "people", Routes: []string{"people"}}, catalog.Base{})
 	w.must(err)
 	for _, plan := range []string{"free", "none", ""} {
 		if _, err := s.Subscribe(ctx, u.ID, app.ID, "people", plan); !errors.Is(err, catalog.ErrProduct) {
@@ -454,9 +454,9 @@ func TestCatalogIsBounded(t *testing.T) {
 	w.must(err)
 	for i := range catalog.MaxSubscriptions + 1 {
 		name := fmt.Sprintf("p-%d", i)
-		_, _, err := s.PutProduct(ctx, catalog.Product{Name: name, Visible: true, Routes: []string{"r"}})
+		_, _, err := s.PutProduct(ctx, catalog.Product{Name: name, Visible: true, Routes: []string{"r"}}, catalog.Base{})
 		w.must(err)
-		_, _, err = s.PutPlan(ctx, name, catalog.Plan{Name: "free"})
+		_, _, err = s.PutPlan(ctx, name, catalog.Plan{Name: "free"}, catalog.Base{})
 		w.must(err)
 		_, err = s.Subscribe(ctx, u.ID, apps[0].ID, name, "free")
 		if full := i == catalog.MaxSubscriptions; full != errors.Is(err, catalog.ErrFull) || !full && err != nil {
@@ -464,17 +464,17 @@ func TestCatalogIsBounded(t *testing.T) {
 		}
 	}
 	for i := range catalog.MaxPlans {
-		_, _, err := s.PutPlan(ctx, "p-0", catalog.Plan{Name: fmt.Sprintf("plan-%d", i)})
+		_, _, err := s.PutPlan(ctx, "p-0", catalog.Plan{Name: fmt.Sprintf("plan-%d", i)}, catalog.Base{})
 		if full := i == catalog.MaxPlans-1; full != errors.Is(err, catalog.ErrFull) || !full && err != nil {
 			t.Errorf("plan %d: %v", i, err)
 		}
 	}
-	if _, created, err := s.PutPlan(ctx, "p-0", catalog.Plan{Name: "free", Price: "nothing"}); err != nil || created {
+	if _, created, err := s.PutPlan(ctx, "p-0", catalog.Plan{Name: "free", Price: "nothing"}, catalog.Base{}); err != nil || created {
 		t.Errorf("a plan of a full product is changed: %v, %v", created, err)
 	}
 	w.exec(`INSERT INTO products SELECT gen_random_uuid(), 'filler-' || i, '', '', false, false, '{}', now(), now() FROM generate_series(1, $1::int) i`,
 		catalog.MaxProducts-catalog.MaxSubscriptions-1)
-	if _, _, err := s.PutProduct(ctx, catalog.Product{Name: "one-more", Routes: []string{"r"}}); !errors.Is(err, catalog.ErrFull) {
+	if _, _, err := s.PutProduct(ctx, catalog.Product{Name: "one-more", Routes: []string{"r"}}, catalog.Base{}); !errors.Is(err, catalog.ErrFull) {
 		t.Errorf("a product too many: %v", err)
 	}
 }
@@ -510,7 +510,10 @@ func TestDeletionOfWhatIsInUseMustBeForced(t *testing.T) {
 	for what, call := range map[string]func() error{
 		"delete the product": func() error { return s.DeleteProduct(ctx, "people", true) },
 		"delete a plan":      func() error { return s.DeletePlan(ctx, "people", "gold", true) },
-		"put a plan":         func() error { _, _, err := s.PutPlan(ctx, "people", catalog.Plan{Name: "gold"}); return err },
+		"put a plan": func() error {
+			_, _, err := s.PutPlan(ctx, "people", catalog.Plan{Name: "gold"}, catalog.Base{})
+			return err
+		},
 		"list plans":         func() error { _, err := s.Plans(ctx, "people"); return err },
 		"subscribe":          func() error { _, err := s.Subscribe(ctx, u.ID, app.ID, "people", "gold"); return err },
 		"see a strange name": func() error { _, err := s.Product(ctx, "x\x00", false); return err },
@@ -635,7 +638,7 @@ func TestDirectoryKnowsProducts(t *testing.T) {
 	s.Notify = d.Apply
 	w.sold(s, "people", "people")
 	w.sold(s, "all", "people.list", "birds")
-	_, _, err := s.PutProduct(ctx, catalog.Product{Name: "inner", AppsOnly: true, Routes: []string{"people.admin"}})
+	_, _, err := s.PutProduct(ctx, catalog.Product{Name: "inner", AppsOnly: true, Routes: []string{"people.admin"}}, catalog.Base{})
 	w.must(err)
 	deadline := time.Now().Add(patience)
 	for only := false; !only; only, _ = d.AppsOnly("people.admin.delete") {
@@ -656,4 +659,55 @@ func TestDirectoryKnowsProducts(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// Of those who change the same product or plan on the same base, one is first, and the
+// others are told, whatever the clocks of their replicas say.
+func TestNobodyOverwritesAChangeUnseen(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	s := w.catalog()
+	slow := catalog.NewService(catalog.Options{
+		Store: w.Store, AppsPerUser: appsPerUser, Notify: func(changes.Event) {}, Now: func() time.Time { return time.Now().Add(-time.Hour) },
+	})
+	put := map[string]func(of *catalog.Service, base catalog.Base) (time.Time, error){
+		"product": func(of *catalog.Service, base catalog.Base) (time.Time, error) {
+			p, _, err := of.PutProduct(ctx, catalog.Product{Name: "people", Routes: []string{"people"}}, base)
+			return p.UpdatedAt, err
+		},
+		"plan": func(of *catalog.Service, base catalog.Base) (time.Time, error) {
+			p, _, err := of.PutPlan(ctx, "people", catalog.Plan{Name: "free"}, base)
+			return p.UpdatedAt, err
+		},
+	}
+	for _, what := range []string{"product", "plan"} {
+		change := put[what]
+		for _, base := range []catalog.Base{{Tag: catalog.AnyTag}, {Tag: catalog.Tag(now())}} {
+			if _, err := change(s, base); !errors.Is(err, catalog.ErrChanged) {
+				t.Errorf("%s that there is not, on %+v: %v", what, base, err)
+			}
+		}
+		at, err := change(s, catalog.Base{New: true})
+		w.must(err)
+		for range 3 {
+			errs := together(times(8, func(i int) error {
+				_, err := change([]*catalog.Service{s, slow}[i%2], catalog.Base{Tag: catalog.Tag(at)})
+				return err
+			})...)
+			if count(errs, nil) != 1 || count(errs, catalog.ErrChanged) != 7 {
+				t.Errorf("%s: %v", what, errs)
+			}
+			before := at
+			at, err = change(slow, catalog.Base{Tag: catalog.AnyTag})
+			w.must(err)
+			if !at.After(before) {
+				t.Errorf("%s: a change at %v comes after one at %v", what, at, before)
+			}
+		}
+		if _, err := change(s, catalog.Base{New: true}); !errors.Is(err, catalog.ErrChanged) {
+			t.Errorf("a new %s in place of another one: %v", what, err)
+		}
+		_, err = change(s, catalog.Base{})
+		w.must(err)
+	}
 }

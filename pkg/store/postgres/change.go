@@ -16,12 +16,12 @@ import (
 // channel is where commits of events are announced.
 const channel = "keywarden_changes"
 
-// change runs mutate and appends the audit entry and the event of c, all in one
+// Change runs mutate and appends the audit entry and the event of c, all in one
 // transaction. It returns the epoch of the event, 0 when there is none.
 //
 // The ledger row is locked last and until the commit: entries and events are
 // numbered in the order of commits, and the lock is held as briefly as can be.
-func (s *Store) change(ctx context.Context, c changes.Change, mutate func(pgx.Tx) error) (epoch int64, err error) {
+func (s *Store) Change(ctx context.Context, c changes.Change, mutate func(pgx.Tx) error) (epoch int64, err error) {
 	return s.changeAs(ctx, func(tx pgx.Tx) (changes.Change, error) {
 		if mutate == nil {
 			return c, nil
@@ -32,10 +32,10 @@ func (s *Store) change(ctx context.Context, c changes.Change, mutate func(pgx.Tx
 
 // RecordChange records a change of something that is not in the database.
 func (s *Store) RecordChange(ctx context.Context, c changes.Change) (epoch int64, err error) {
-	return s.change(ctx, c, nil)
+	return s.Change(ctx, c, nil)
 }
 
-// changeAs is change where the entry and the event depend on what mutate finds.
+// changeAs is Change where the entry and the event depend on what mutate finds.
 func (s *Store) changeAs(ctx context.Context, mutate func(pgx.Tx) (changes.Change, error)) (epoch int64, err error) {
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		c, err := mutate(tx)
@@ -141,16 +141,17 @@ var (
 func (s *Store) ChangesSince(ctx context.Context, epoch int64, limit int) (events []changes.Event, gap bool, err error) {
 	// One statement, one snapshot: what was pruned and what is there agree.
 	rows, err := s.pool.Query(ctx, `
-		SELECT l.pruned > $1 OR l.epoch < $1, coalesce(c.epoch, 0), coalesce(c.kind, ''), coalesce(c.subject, '')
+		SELECT l.pruned > $1 OR l.epoch < $1, coalesce(c.epoch, 0), coalesce(c.kind, ''), coalesce(c.subject, ''),
+			greatest(coalesce(clock_timestamp() - c.at, '0'), '0')
 		FROM ledger l LEFT JOIN (
-			SELECT epoch, kind, subject FROM change_log WHERE epoch > $1 ORDER BY epoch LIMIT $2
+			SELECT epoch, kind, subject, at FROM change_log WHERE epoch > $1 ORDER BY epoch LIMIT $2
 		) c ON true
 		ORDER BY c.epoch`, epoch, limit)
 	if err != nil {
 		return nil, false, unavailable(err)
 	}
 	var e changes.Event
-	_, err = pgx.ForEachRow(rows, []any{&gap, &e.Epoch, &e.Kind, &e.Subject}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&gap, &e.Epoch, &e.Kind, &e.Subject, &e.Age}, func() error {
 		if e.Epoch > 0 {
 			events = append(events, e)
 		}

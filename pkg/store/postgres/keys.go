@@ -63,8 +63,8 @@ func prefixTexts(prefixes []netip.Prefix) []string {
 	return texts
 }
 
-func oneKey(ctx context.Context, q querier, sql string, args ...any) (apikey.Key, error) {
-	return one(ctx, q, scanKey, apikey.ErrNotFound, sql, args...)
+func oneKey(ctx context.Context, q Querier, sql string, args ...any) (apikey.Key, error) {
+	return One(ctx, q, scanKey, apikey.ErrNotFound, sql, args...)
 }
 
 // errKept ends a transaction whose answer was kept from an earlier one.
@@ -99,7 +99,7 @@ func claim(ctx context.Context, tx pgx.Tx, userID string, i apikey.Idempotent, n
 
 // InsertKey implements apikey.Store.
 func (s *Store) InsertKey(ctx context.Context, k apikey.Key, secret apikey.Secret, limit int, i apikey.Idempotent, c changes.Change) (kept *apikey.Idempotent, err error) {
-	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err = s.Change(ctx, c, func(tx pgx.Tx) error {
 		// The owner's row is locked so that two calls count one after the other.
 		var live int
 		err := tx.QueryRow(ctx, `SELECT 1 FROM users WHERE id = $1 AND NOT disabled FOR UPDATE`, k.UserID).Scan(&live)
@@ -151,10 +151,10 @@ const maxSecrets = 5
 
 // RotateKey implements apikey.Store.
 func (s *Store) RotateKey(ctx context.Context, id string, secret apikey.Secret, lastFour string, now, graceEnd time.Time, i apikey.Idempotent, c changes.Change) (k apikey.Key, kept *apikey.Idempotent, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return k, nil, apikey.ErrNotFound
 	}
-	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err = s.Change(ctx, c, func(tx pgx.Tx) error {
 		k, err = oneKey(ctx, tx, `SELECT `+keyColumns+` FROM api_keys k WHERE id = $1 FOR UPDATE`, id)
 		if err != nil {
 			return err
@@ -192,7 +192,7 @@ func (s *Store) RotateKey(ctx context.Context, id string, secret apikey.Secret, 
 
 // Key implements apikey.Store.
 func (s *Store) Key(ctx context.Context, id string) (apikey.Key, error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return apikey.Key{}, apikey.ErrNotFound
 	}
 	k, err := oneKey(ctx, s.pool, `SELECT `+keyColumns+` FROM api_keys k WHERE id = $1`, id)
@@ -201,7 +201,7 @@ func (s *Store) Key(ctx context.Context, id string) (apikey.Key, error) {
 
 // OwnsKey reports whether the user has a key of this id, whatever became of it.
 func (s *Store) OwnsKey(ctx context.Context, userID, id string) (owns bool, err error) {
-	if !isUUID(userID) || !isUUID(id) {
+	if !IsUUID(userID) || !IsUUID(id) {
 		return false, nil
 	}
 	err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM api_keys WHERE id = $1 AND user_id = $2)`, id, userID).Scan(&owns)
@@ -210,35 +210,35 @@ func (s *Store) OwnsKey(ctx context.Context, userID, id string) (owns bool, err 
 
 // ListKeys implements apikey.Store.
 func (s *Store) ListKeys(ctx context.Context, f apikey.Filter) ([]apikey.Key, error) {
-	if f.UserID != "" && !isUUID(f.UserID) || f.Before != "" && !isUUID(f.Before) || f.App != "" && !isUUID(f.App) {
+	if f.UserID != "" && !IsUUID(f.UserID) || f.Before != "" && !IsUUID(f.Before) || f.App != "" && !IsUUID(f.App) {
 		return nil, nil
 	}
-	var w where
+	var w Where
 	if f.UserID != "" {
-		w.add(`k.user_id = ?`, f.UserID)
+		w.Add(`k.user_id = ?`, f.UserID)
 	}
 	if f.App != "" {
-		w.add(`k.app_id = ?`, f.App)
+		w.Add(`k.app_id = ?`, f.App)
 	}
 	if !f.IncludeRevoked {
-		w.add(`k.revoked_at IS NULL`)
+		w.Add(`k.revoked_at IS NULL`)
 	}
 	if f.Before != "" {
-		w.add(`k.id < ?`, f.Before)
+		w.Add(`k.id < ?`, f.Before)
 	}
-	return many(ctx, s.pool, scanKey, `SELECT `+keyColumns+` FROM api_keys k`+w.sql()+` ORDER BY k.id DESC LIMIT `+w.arg(f.Limit), w.args...)
+	return Many(ctx, s.pool, scanKey, `SELECT `+keyColumns+` FROM api_keys k`+w.SQL()+` ORDER BY k.id DESC LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // UpdateKey implements apikey.Store.
 func (s *Store) UpdateKey(ctx context.Context, id string, p apikey.Patch, now time.Time, c changes.Change) (k apikey.Key, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return k, apikey.ErrNotFound
 	}
 	var allowed []string
 	if p.AllowedIPs != nil {
 		allowed = prefixTexts(*p.AllowedIPs)
 	}
-	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err = s.Change(ctx, c, func(tx pgx.Tx) error {
 		k, err = oneKey(ctx, tx, `
 			UPDATE api_keys k SET name = coalesce($2, name), scopes = coalesce($3, scopes),
 				scopes_recorded_since = CASE WHEN $3 <@ scopes IS NOT FALSE THEN scopes_recorded_since ELSE $7 END,
@@ -259,10 +259,10 @@ func (s *Store) UpdateKey(ctx context.Context, id string, p apikey.Patch, now ti
 
 // RevokeKey implements apikey.Store.
 func (s *Store) RevokeKey(ctx context.Context, id string, now time.Time, c changes.Change) (epoch int64, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return 0, apikey.ErrNotFound
 	}
-	return s.change(ctx, c, func(tx pgx.Tx) error {
+	return s.Change(ctx, c, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE api_keys SET revoked_at = $2, updated_at = $2 WHERE id = $1 AND revoked_at IS NULL`, id, now)
 		if err != nil || tag.RowsAffected() == 1 {
 			return err

@@ -20,10 +20,10 @@ var _ keyguard.Quarantines = (*Store)(nil)
 // QuarantineKey implements keyguard.Quarantines. The row of the key is locked before
 // its secrets are looked at, as a rotation does: whichever is second sees the first.
 func (s *Store) QuarantineKey(ctx context.Context, id, secretID, note string, now time.Time, c changes.Change) error {
-	if !isUUID(id) || !isUUID(secretID) {
+	if !IsUUID(id) || !IsUUID(secretID) {
 		return nil
 	}
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		k, err := oneKey(ctx, tx, `SELECT `+keyColumns+` FROM api_keys k WHERE id = $1 FOR UPDATE`, id)
 		if errors.Is(err, apikey.ErrNotFound) {
 			return errNoChange
@@ -49,10 +49,10 @@ func (s *Store) QuarantineKey(ctx context.Context, id, secretID, note string, no
 
 // ReleaseKey implements keyguard.Quarantines.
 func (s *Store) ReleaseKey(ctx context.Context, id string, now time.Time, c changes.Change) (k apikey.Key, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return k, apikey.ErrNotFound
 	}
-	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err = s.Change(ctx, c, func(tx pgx.Tx) error {
 		k, err = oneKey(ctx, tx, `SELECT `+keyColumns+` FROM api_keys k WHERE id = $1 FOR UPDATE`, id)
 		switch {
 		case err != nil:
@@ -72,7 +72,7 @@ func (s *Store) ReleaseKey(ctx context.Context, id string, now time.Time, c chan
 // PostureKeys returns keys that are not revoked and may have something that posture
 // looks for, the gravest first, at most limit.
 func (s *Store) PostureKeys(ctx context.Context, now time.Time, limit int) ([]posture.Key, error) {
-	return many(ctx, s.pool, pgx.RowToStructByPos[posture.Key], `
+	return Many(ctx, s.pool, pgx.RowToStructByPos[posture.Key], `
 		SELECT id::text, name, scopes, created_at, last_used_at, expires_at, quarantined_at, canary FROM api_keys
 		WHERE revoked_at IS NULL AND NOT canary AND (expires_at IS NULL OR expires_at > $1) AND (
 			quarantined_at IS NOT NULL OR '*' = ANY (scopes) OR expires_at IS NULL OR coalesce(last_used_at, created_at) <= $2)
@@ -83,7 +83,7 @@ func (s *Store) PostureKeys(ctx context.Context, now time.Time, limit int) ([]po
 // PostureAdmins returns enabled admins older than posture.Idle who have not logged in
 // since, at most limit.
 func (s *Store) PostureAdmins(ctx context.Context, now time.Time, limit int) ([]posture.Admin, error) {
-	return many(ctx, s.pool, pgx.RowToStructByPos[posture.Admin], `
+	return Many(ctx, s.pool, pgx.RowToStructByPos[posture.Admin], `
 		SELECT u.id::text FROM users u
 		WHERE u.role = 'admin' AND NOT u.disabled AND u.created_at <= $1 AND NOT EXISTS (
 			SELECT FROM audit_log a WHERE a.actor_id = u.id::text AND a.action = 'session.login' AND a.at > $1)

@@ -26,7 +26,7 @@ func (s *Store) TouchKeyScopes(ctx context.Context, uses []privilege.Use) error 
 	for batch := range slices.Chunk(uses, touchBatch) {
 		ids, scopes, minutes := make([]string, 0, len(batch)), make([]string, 0, len(batch)), make([]time.Time, 0, len(batch))
 		for _, u := range batch {
-			if isUUID(u.KeyID) && storable(u.Scope) { // one bad name must not keep the others out
+			if IsUUID(u.KeyID) && storable(u.Scope) { // one bad name must not keep the others out
 				ids, scopes, minutes = append(ids, u.KeyID), append(scopes, u.Scope), append(minutes, u.Minute)
 			}
 		}
@@ -49,7 +49,7 @@ func (s *Store) TouchKeyScopes(ctx context.Context, uses []privilege.Use) error 
 // KeyScopes returns what is recorded of a key; apikey.ErrNotFound when there is none.
 func (s *Store) KeyScopes(ctx context.Context, keyID string) (privilege.Recorded, error) {
 	r := privilege.Recorded{LastUsed: map[string]time.Time{}}
-	if !isUUID(keyID) {
+	if !IsUUID(keyID) {
 		return r, apikey.ErrNotFound
 	}
 	rows, err := s.pool.Query(ctx, `

@@ -24,12 +24,12 @@ func secretDest(e *kvm.Entry) []any {
 }
 
 // secretsWhere is the condition of a filter.
-func secretsWhere(f kvm.Filter) (w where) {
+func secretsWhere(f kvm.Filter) (w Where) {
 	if f.Environment != "" {
-		w.add(`environment = ?`, f.Environment)
+		w.Add(`environment = ?`, f.Environment)
 	}
 	if f.AfterEnvironment != "" {
-		w.add(`(environment COLLATE "C", name COLLATE "C") > (?, ?)`, f.AfterEnvironment, f.AfterName)
+		w.Add(`(environment COLLATE "C", name COLLATE "C") > (?, ?)`, f.AfterEnvironment, f.AfterName)
 	}
 	return w
 }
@@ -40,10 +40,10 @@ func (s *Store) ListSecrets(ctx context.Context, f kvm.Filter) ([]kvm.Entry, err
 		return nil, nil
 	}
 	w := secretsWhere(f)
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (e kvm.Entry, err error) {
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (e kvm.Entry, err error) {
 		err = row.Scan(secretDest(&e)...)
 		return e, err
-	}, `SELECT `+secretColumns+` FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
+	}, `SELECT `+secretColumns+` FROM secrets`+w.SQL()+kvmOrder+w.Arg(f.Limit), w.Args...)
 }
 
 // Secret implements kvm.Store.
@@ -89,7 +89,7 @@ func (s *Store) PutSecret(ctx context.Context, environment, name string, prepare
 
 // DeleteSecret implements kvm.Store.
 func (s *Store) DeleteSecret(ctx context.Context, environment, name string, c changes.Change) error {
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `DELETE FROM secrets WHERE environment = $1 AND name = $2`, environment, name)
 		if err == nil && tag.RowsAffected() == 0 {
 			return kvm.ErrNotFound
@@ -102,11 +102,11 @@ func (s *Store) DeleteSecret(ctx context.Context, environment, name string, c ch
 // SecretsNotUnder implements kvm.Store.
 func (s *Store) SecretsNotUnder(ctx context.Context, keyID string, f kvm.Filter) ([]kvm.Row, error) {
 	w := secretsWhere(f)
-	w.add(`key_id <> ?`, keyID)
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (r kvm.Row, err error) {
+	w.Add(`key_id <> ?`, keyID)
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (r kvm.Row, err error) {
 		err = row.Scan(append(secretDest(&r.Entry), &r.Sealed)...)
 		return r, err
-	}, `SELECT `+secretColumns+`, sealed FROM secrets`+w.sql()+kvmOrder+w.arg(f.Limit), w.args...)
+	}, `SELECT `+secretColumns+`, sealed FROM secrets`+w.SQL()+kvmOrder+w.Arg(f.Limit), w.Args...)
 }
 
 // ResealSecret implements kvm.Store. The sealed value is the condition: a secret that

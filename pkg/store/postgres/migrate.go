@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,13 +11,13 @@ import (
 	"time"
 
 	"github.com/golang-migrate/migrate/v4"
-	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
 	"github.com/golang-migrate/migrate/v4/source/iofs"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/keywarden/keywarden/migrations"
 	"github.com/keywarden/keywarden/pkg/seal"
+	"github.com/keywarden/keywarden/pkg/store/postgres/schema"
 )
 
 // SchemaStatus says where a database stands.
@@ -24,38 +25,65 @@ type SchemaStatus struct {
 	Version uint `json:"version"` // 0 when there is no schema
 	Latest  uint `json:"latest"`  // what this binary brings
 	Dirty   bool `json:"dirty"`   // a migration was cut short by an older tool
+	Floor   uint `json:"floor"`   // programs that know less than this version must not run on it; 0 for none
 }
 
 // Current reports whether the schema is what this binary needs.
 func (s SchemaStatus) Current() bool { return s.Version == s.Latest && !s.Dirty }
 
+// Serves reports whether this binary may run on the schema: it is the one that it needs,
+// or a later one that has only added to it.
+func (s SchemaStatus) Serves() bool {
+	return !s.Dirty && s.Version >= s.Latest && s.Floor <= s.Latest
+}
+
 // ErrDirtySchema says that a migration was cut short and somebody must look.
 var ErrDirtySchema = errors.New("the schema is marked dirty: a migration was cut short; " +
 	"see docs/guides/operations.md, section \"A dirty schema\"")
 
-// ErrNewerSchema says that a newer binary has migrated the database.
-var ErrNewerSchema = errors.New("the schema is newer than this binary; run the newer version")
+// ErrNewerSchema says that a newer binary has migrated the database, and taken away
+// what this one needs.
+var ErrNewerSchema = errors.New("the schema is newer than this binary, and lacks what it needs; run the newer version")
+
+// ErrSchemaLocked says that a migration did not get a lock for a long time.
+var ErrSchemaLocked = errors.New("the schema could not be migrated, since a long transaction holds a lock; nothing was changed: " +
+	"see docs/runbooks/upgrade-and-rollback.md for how to find it, and start again")
 
 // Migrate brings the schema up to date. Each migration runs in one transaction;
 // an advisory lock lets one process migrate while others wait, and the version
-// is read inside the lock.
+// is read inside the lock. A later schema that has only added to what this binary needs
+// stays as it is.
 func Migrate(ctx context.Context, url seal.Secret, logger *slog.Logger) (SchemaStatus, error) {
 	m, err := newMigrator(ctx, url, logger)
 	if err != nil {
 		return SchemaStatus{}, err
 	}
 	defer m.close()
-	upErr := m.up(ctx)
+	if s, err := m.status(ctx); err == nil && s.Version > s.Latest { // the library would call that an error
+		return m.finish(ctx, nil)
+	}
+	return m.finish(ctx, m.up(ctx))
+}
+
+// finish says where the database stands after upErr, and what is wrong with that.
+func (m *migrator) finish(ctx context.Context, upErr error) (SchemaStatus, error) {
 	var dirty migrate.ErrDirty
 	if errors.As(upErr, &dirty) {
 		return SchemaStatus{}, ErrDirtySchema
 	}
-	status, err := m.status()
+	status, err := m.status(context.WithoutCancel(ctx))
 	switch {
 	case err != nil:
 		return status, err
-	case status.Version > status.Latest:
+	case status.Dirty:
+		return status, ErrDirtySchema
+	case status.Version > status.Latest && !status.Serves():
 		return status, ErrNewerSchema
+	case status.Version > status.Latest:
+		m.logger.WarnContext(ctx, "the schema is newer than this binary", "version", status.Version, "known", status.Latest)
+		return status, nil
+	case errors.Is(upErr, schema.ErrLocked):
+		return status, fmt.Errorf("%w: %w", ErrSchemaLocked, upErr)
 	case upErr != nil:
 		return status, fmt.Errorf("migrate: %w", upErr)
 	case !status.Current() && ctx.Err() == nil:
@@ -86,6 +114,11 @@ func ReadSchemaStatus(ctx context.Context, url seal.Secret) (SchemaStatus, error
 	if err := conn.QueryRow(ctx, `SELECT to_regclass('schema_migrations') IS NOT NULL`).Scan(&exists); err != nil || !exists {
 		return status, unavailable(err)
 	}
+	var comment string
+	if err := conn.QueryRow(ctx, floorQuery).Scan(&comment); err != nil {
+		return status, unavailable(err)
+	}
+	status.Floor = schema.FloorOf(comment)
 	var version int64
 	err = conn.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations LIMIT 1`).Scan(&version, &status.Dirty)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -94,6 +127,8 @@ func ReadSchemaStatus(ctx context.Context, url seal.Secret) (SchemaStatus, error
 	status.Version = uint(max(version, 0))
 	return status, unavailable(err)
 }
+
+const floorQuery = `SELECT coalesce(obj_description(to_regclass('schema_migrations'), 'pg_class'), '')`
 
 // latestMigration is the number of the newest migration in the binary.
 func latestMigration() (uint, error) {
@@ -106,11 +141,23 @@ func latestMigration() (uint, error) {
 	return latest, err
 }
 
-// lockPatience is how long a process waits for another one that migrates.
-const lockPatience = time.Hour
+// Waiting for others.
+const (
+	// lockPatience is how long a process waits for another one that migrates.
+	lockPatience = time.Hour
+	// tablePatience is how long a migration is tried again that does not get the lock of a
+	// table, and tablePause the time between two attempts, in which others get theirs.
+	tablePatience = 2 * time.Minute
+	tablePause    = time.Second
+)
 
 // migrator is golang-migrate with what it needs closed.
-type migrator struct{ *migrate.Migrate }
+type migrator struct {
+	*migrate.Migrate
+	db       *sql.DB
+	logger   *slog.Logger
+	patience time.Duration
+}
 
 func newMigrator(ctx context.Context, url seal.Secret, logger *slog.Logger) (*migrator, error) {
 	config, err := pgx.ParseConfig(url.Reveal())
@@ -125,7 +172,7 @@ func newMigrator(ctx context.Context, url seal.Secret, logger *slog.Logger) (*mi
 	if err := db.PingContext(ctx); err != nil { // the library waits without end
 		return nil, errors.Join(fmt.Errorf("connect for migrating: %w", unavailable(err)), db.Close())
 	}
-	driver, err := migratepgx.WithInstance(db, &migratepgx.Config{})
+	driver, err := schema.NewDriver(db)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect for migrating: %w", unavailable(err)), db.Close())
 	}
@@ -134,7 +181,7 @@ func newMigrator(ctx context.Context, url seal.Secret, logger *slog.Logger) (*mi
 		return nil, errors.Join(err, db.Close())
 	}
 	m.Log, m.LockTimeout = migrateLog{logger}, lockPatience
-	return &migrator{m}, nil
+	return &migrator{Migrate: m, db: db, logger: logger, patience: tablePatience}, nil
 }
 
 func (m *migrator) close() { _, _ = m.Close() }
@@ -142,10 +189,19 @@ func (m *migrator) close() { _, _ = m.Close() }
 // up applies what is missing, one migration at a time, until ctx ends: the
 // library's own way to be stopped is a data race. Each step takes the lock and only
 // then reads the version: while another process migrates, it looks dirty from
-// outside.
+// outside. A step that does not get a lock is tried again for a while.
 func (m *migrator) up(ctx context.Context) error {
+	began := time.Now()
 	for ctx.Err() == nil {
 		err := m.Steps(1)
+		if errors.Is(err, schema.ErrLocked) && time.Since(began) < m.patience {
+			m.logger.WarnContext(ctx, "a long transaction is in the way of a migration; trying again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(tablePause):
+			}
+			continue
+		}
 		if errors.Is(err, fs.ErrNotExist) { // none is left, or the schema is newer than them all
 			return nil
 		}
@@ -156,7 +212,7 @@ func (m *migrator) up(ctx context.Context) error {
 	return nil
 }
 
-func (m *migrator) status() (SchemaStatus, error) {
+func (m *migrator) status(ctx context.Context) (SchemaStatus, error) {
 	latest, err := latestMigration()
 	if err != nil {
 		return SchemaStatus{}, err
@@ -165,7 +221,12 @@ func (m *migrator) status() (SchemaStatus, error) {
 	if errors.Is(err, migrate.ErrNilVersion) {
 		return SchemaStatus{Latest: latest}, nil
 	}
-	return SchemaStatus{Version: version, Latest: latest, Dirty: dirty}, err
+	if err != nil {
+		return SchemaStatus{Latest: latest}, err
+	}
+	var comment string
+	err = m.db.QueryRowContext(ctx, floorQuery).Scan(&comment)
+	return SchemaStatus{Version: version, Latest: latest, Dirty: dirty, Floor: schema.FloorOf(comment)}, err
 }
 
 // migrateLog passes the library's lines on.

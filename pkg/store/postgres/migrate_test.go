@@ -159,12 +159,17 @@ func TestMigrateRefusesADirtySchema(t *testing.T) {
 	}
 }
 
-func TestMigrateRefusesANewerSchema(t *testing.T) {
+func TestNewerSchemaIsServedUnlessItTookSomethingAway(t *testing.T) {
 	url := pgtest.New(t)
 	execAt(t, url, `UPDATE schema_migrations SET version = 999999`)
 	status, err := migrateAt(t, url)
-	if !errors.Is(err, ErrNewerSchema) || status.Version != 999999 {
-		t.Errorf("%+v, %v", status, err)
+	if err != nil || status.Version != 999999 || !status.Serves() || status.Current() {
+		t.Errorf("one that only added: %+v, %v", status, err)
+	}
+	execAt(t, url, `COMMENT ON TABLE schema_migrations IS 'floor 999998'`)
+	status, err = migrateAt(t, url)
+	if !errors.Is(err, ErrNewerSchema) || status.Floor != 999998 || status.Serves() {
+		t.Errorf("one that took something away: %+v, %v", status, err)
 	}
 }
 

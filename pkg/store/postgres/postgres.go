@@ -2,7 +2,7 @@
 // the stores that the domains declare, one file each, and knows nothing of HTTP.
 //
 // Every change runs in one transaction with its audit entry and its event; see
-// [Store.change]. Driver errors are told apart by SQLSTATE and constraint name
+// [Store.Change]. Driver errors are told apart by SQLSTATE and constraint name
 // and never leave this package unmapped.
 package postgres
 
@@ -124,8 +124,8 @@ var outages = []string{
 	serializationFailure, deadlockDetected, // lost against others, more than once
 }
 
-// violates reports whether err is the violation of the named constraint.
-func violates(err error, constraint string) bool {
+// Violates reports whether err is the violation of the named constraint.
+func Violates(err error, constraint string) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == uniqueViolation && pg.ConstraintName == constraint
 }
@@ -167,27 +167,27 @@ func outage(err error) bool {
 		errors.Is(err, puddle.ErrClosedPool) || pgconn.SafeToRetry(err)
 }
 
-// querier is a pool or a transaction.
-type querier interface {
+// Querier is a pool, a transaction, or a [Store].
+type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// one collects the one row of a query; none is missing.
-func one[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], missing error, sql string, args ...any) (T, error) {
+// One collects the one row of a query; none is missing. An outage is [ErrUnavailable].
+func One[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], missing error, sql string, args ...any) (T, error) {
 	var none T
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
-		return none, err
+		return none, unavailable(err)
 	}
 	found, err := pgx.CollectExactlyOneRow(rows, scan)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return none, missing
 	}
-	return found, err
+	return found, unavailable(err)
 }
 
-// many collects the rows of a query.
-func many[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+// Many collects the rows of a query. An outage is [ErrUnavailable].
+func Many[T any](ctx context.Context, q Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, unavailable(err)
@@ -196,10 +196,10 @@ func many[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql stri
 	return list, unavailable(err)
 }
 
-// isUUID guards queries by id: a malformed id is an unknown one. Only the
+// IsUUID guards queries by id: a malformed id is an unknown one. Only the
 // canonical spelling is well-formed. PostgreSQL would find a row by others too,
 // but the caller's event would then name it by a spelling that no cache knows.
-func isUUID(id string) bool {
+func IsUUID(id string) bool {
 	u, err := uuid.Parse(id)
 	return err == nil && u.String() == id
 }

@@ -150,39 +150,40 @@ func quotaDest(a *quota.Account) []any {
 
 // ListQuotaAccounts implements quota.Store.
 func (s *Store) ListQuotaAccounts(ctx context.Context, f quota.Filter) ([]quota.Account, error) {
-	if !storable(f.Quota, f.Kind, f.Subject, f.OwnerKey) || f.Owner != "" && !isUUID(f.Owner) || f.After != "" && !isUUID(f.After) {
+	if !storable(f.Quota, f.Kind, f.Subject, f.OwnerKey) || f.Owner != "" && !IsUUID(f.Owner) || f.After != "" && !IsUUID(f.After) {
 		return nil, nil
 	}
-	var w where
-	w.conditions = append(w.conditions, `ends > now()`)
+	var w Where
+	w.Add(`ends > now()`)
 	if f.Quota != "" {
-		w.add(`quota = ?`, f.Quota)
+		w.Add(`quota = ?`, f.Quota)
 	}
 	if f.Kind != "" {
-		w.add(`kind = ?`, f.Kind)
+		w.Add(`kind = ?`, f.Kind)
 	}
 	if f.Subject != "" {
-		w.add(`subject = ?`, f.Subject)
+		w.Add(`subject = ?`, f.Subject)
 	}
 	switch {
 	case f.Owner != "" && f.OwnerKey != "":
-		w.add(`(kind = 'user' AND subject = ? OR kind = 'key' AND subject = ?)`, f.Owner, f.OwnerKey)
+		w.Add(`(kind = 'user' AND subject = ? OR kind = 'key' AND subject = ?)`, f.Owner, f.OwnerKey)
 	case f.Owner != "":
-		w.add(`(kind = 'user' AND subject = ? OR kind = 'key' AND subject IN (SELECT k.id::text FROM api_keys k WHERE k.user_id = ?::uuid))`,
-			f.Owner, f.Owner)
+		w.Add(`(kind = 'user' AND subject = ? OR kind = 'key' AND subject IN (SELECT k.id::text FROM api_keys k WHERE k.user_id = ?::uuid)
+			OR kind = 'subscription' AND subject IN (SELECT s.id::text FROM subscriptions s JOIN apps a ON a.id = s.app_id WHERE a.user_id = ?::uuid))`,
+			f.Owner, f.Owner, f.Owner)
 	}
 	if f.After != "" {
-		w.add(`id > ?`, f.After)
+		w.Add(`id > ?`, f.After)
 	}
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (a quota.Account, err error) {
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (a quota.Account, err error) {
 		err = row.Scan(quotaDest(&a)...)
 		return a, err
-	}, `SELECT `+quotaColumns+` FROM quota_accounts`+w.sql()+` ORDER BY id LIMIT `+w.arg(f.Limit), w.args...)
+	}, `SELECT `+quotaColumns+` FROM quota_accounts`+w.SQL()+` ORDER BY id LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // QuotaAccount implements quota.Store.
 func (s *Store) QuotaAccount(ctx context.Context, id string) (a quota.Account, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return a, quota.ErrNotFound
 	}
 	err = s.pool.QueryRow(ctx, `SELECT `+quotaColumns+` FROM quota_accounts WHERE id = $1`, id).Scan(quotaDest(&a)...)
@@ -194,7 +195,7 @@ func (s *Store) QuotaAccount(ctx context.Context, id string) (a quota.Account, e
 
 // ChangeQuotaAccount implements quota.Store. Replicas that reserve wait meanwhile.
 func (s *Store) ChangeQuotaAccount(ctx context.Context, id string, change quota.Change) (changed quota.Account, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return changed, quota.ErrNotFound
 	}
 	_, err = s.changeAs(ctx, func(tx pgx.Tx) (c changes.Change, err error) {
@@ -225,15 +226,15 @@ func (s *Store) ChangeQuotaAccount(ctx context.Context, id string, change quota.
 
 // ListQuotaEvents implements quota.Store.
 func (s *Store) ListQuotaEvents(ctx context.Context, before int64, limit int) ([]quota.Event, error) {
-	var w where
+	var w Where
 	if before > 0 {
-		w.add(`number < ?`, before)
+		w.Add(`number < ?`, before)
 	}
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (e quota.Event, err error) {
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (e quota.Event, err error) {
 		err = row.Scan(&e.Number, &e.At, &e.ID, &e.Quota, &e.Scope, &e.Period, &e.Kind, &e.Subject, &e.Begins, &e.Ends, &e.Level,
 			&e.Used, &e.Capacity)
 		return e, err
 	}, `
 		SELECT number, at, account, quota, scope, period, kind, subject, begins, ends, level, used, capacity
-		FROM quota_events`+w.sql()+` ORDER BY number DESC LIMIT `+w.arg(limit), w.args...)
+		FROM quota_events`+w.SQL()+` ORDER BY number DESC LIMIT `+w.Arg(limit), w.Args...)
 }

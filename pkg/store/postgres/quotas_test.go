@@ -14,6 +14,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/apikey"
 	"github.com/keywarden/keywarden/pkg/audit"
+	"github.com/keywarden/keywarden/pkg/catalog"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/quota/quotatest"
@@ -322,12 +323,17 @@ func TestQuotaAccountsAreListedByPageFilterAndOwner(t *testing.T) {
 	use("b", "user", u.ID)
 	use("b", "user", other.ID)
 	use("b", "header", u.ID) // says that it is somebody
+	products := w.catalog()
+	w.sold(products, "people", "people")
+	sub, err := products.Subscribe(t.Context(), u.ID, w.app(products, u).ID, "people", "free")
+	w.must(err)
+	use(catalog.QuotaName, catalog.QuotaKind, sub.ID)
 	for _, c := range []struct {
 		filter quota.Filter
 		want   int
 	}{
-		{quota.Filter{}, 7}, {quota.Filter{Quota: "a"}, 4}, {quota.Filter{Subject: u.ID}, 3}, {quota.Filter{Kind: "key", Subject: k3.ID}, 1},
-		{quota.Filter{Owner: u.ID}, 4}, {quota.Filter{Owner: u.ID, OwnerKey: k1.ID}, 3}, {quota.Filter{Owner: other.ID}, 2},
+		{quota.Filter{}, 8}, {quota.Filter{Quota: "a"}, 4}, {quota.Filter{Subject: u.ID}, 3}, {quota.Filter{Kind: "key", Subject: k3.ID}, 1},
+		{quota.Filter{Owner: u.ID}, 5}, {quota.Filter{Owner: u.ID, OwnerKey: k1.ID}, 3}, {quota.Filter{Owner: other.ID}, 2}, {quota.Filter{Kind: catalog.QuotaKind}, 1},
 		{quota.Filter{Owner: "nobody"}, 0}, {quota.Filter{Subject: "a\x00b"}, 0}, {quota.Filter{Quota: "'; DROP TABLE users; --"}, 0},
 	} {
 		seen := map[string]bool{}

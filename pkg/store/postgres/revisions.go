@@ -98,15 +98,15 @@ func (s *Store) revision(ctx context.Context, none error, condition string, args
 
 // ListRevisions implements revision.Store.
 func (s *Store) ListRevisions(ctx context.Context, before int64, limit int) ([]revision.Revision, error) {
-	var w where
+	var w Where
 	if before > 0 {
-		w.add(`r.number < ?`, before)
+		w.Add(`r.number < ?`, before)
 	}
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (r revision.Revision, err error) {
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (r revision.Revision, err error) {
 		err = row.Scan(revisionDest(&r)...)
 		return r, err
-	}, `SELECT `+revisionColumns+` FROM gateway_revisions r`+w.sql()+
-		` ORDER BY r.number DESC LIMIT `+w.arg(limit), w.args...)
+	}, `SELECT `+revisionColumns+` FROM gateway_revisions r`+w.SQL()+
+		` ORDER BY r.number DESC LIMIT `+w.Arg(limit), w.Args...)
 }
 
 // maxServingError bounds what is stored of why a document is not served, in

@@ -174,6 +174,6 @@ func TestServingIsWhatTheReplicaReportedLast(t *testing.T) {
 func TestChangeBeforeTheChainIsLoadedIsAnOutage(t *testing.T) {
 	w := newWorld(t)
 	s := openStore(t, w.url)
-	_, err := s.change(t.Context(), noted("test", ""), nil)
+	_, err := s.Change(t.Context(), noted("test", ""), nil)
 	isOutage(t, "change", err)
 }

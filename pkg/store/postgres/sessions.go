@@ -26,13 +26,13 @@ func scanSession(row pgx.CollectableRow) (v session.Session, err error) {
 	return v, err
 }
 
-func oneSession(ctx context.Context, q querier, sql string, args ...any) (session.Session, error) {
-	return one(ctx, q, scanSession, session.ErrNotFound, sql, args...)
+func oneSession(ctx context.Context, q Querier, sql string, args ...any) (session.Session, error) {
+	return One(ctx, q, scanSession, session.ErrNotFound, sql, args...)
 }
 
 // InsertSession implements session.Store.
 func (s *Store) InsertSession(ctx context.Context, v session.Session, asOf time.Time, refresh [sha256.Size]byte, c changes.Change) error {
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		// The lock makes a change of the user wait, and then see this session.
 		tag, err := tx.Exec(ctx, `SELECT FROM users WHERE id = $1 AND updated_at = $2 AND NOT disabled FOR SHARE`, v.UserID, asOf)
 		if err != nil {
@@ -89,7 +89,7 @@ func (s *Store) SpendRefresh(ctx context.Context, spent, next [sha256.Size]byte,
 
 // SessionState implements session.Store.
 func (s *Store) SessionState(ctx context.Context, id string) (v session.State, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return session.State{Ended: true}, nil
 	}
 	err = s.pool.QueryRow(ctx, `
@@ -104,7 +104,7 @@ func (s *Store) SessionState(ctx context.Context, id string) (v session.State, e
 
 // ListSessions implements session.Store.
 func (s *Store) ListSessions(ctx context.Context, userID string, now time.Time, limit int) ([]session.Session, error) {
-	return many(ctx, s.pool, scanSession, `
+	return Many(ctx, s.pool, scanSession, `
 		SELECT `+sessionColumns+` FROM sessions
 		WHERE user_id = $1 AND ended_at IS NULL AND idle_until > $2 AND expires_at > $2
 		ORDER BY id DESC LIMIT $3`, userID, now, limit)
@@ -112,10 +112,10 @@ func (s *Store) ListSessions(ctx context.Context, userID string, now time.Time, 
 
 // EndSession implements session.Store.
 func (s *Store) EndSession(ctx context.Context, userID, id string, now time.Time, c changes.Change) error {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return session.ErrNotFound
 	}
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `
 			UPDATE sessions SET ended_at = $3 WHERE id = $1 AND user_id = $2 AND ended_at IS NULL`, id, userID, now)
 		if err == nil && tag.RowsAffected() == 0 {
@@ -139,13 +139,13 @@ func (s *Store) KnownClient(ctx context.Context, userEmail, client string) (know
 
 // RecordAudit implements session.Store.
 func (s *Store) RecordAudit(ctx context.Context, e audit.Entry) error {
-	_, err := s.change(ctx, changes.Change{Audit: e}, nil)
+	_, err := s.Change(ctx, changes.Change{Audit: e}, nil)
 	return err
 }
 
 // SigningKeys implements session.KeyStore.
 func (s *Store) SigningKeys(ctx context.Context, now time.Time) ([]session.SigningKey, error) {
-	return many(ctx, s.pool, func(row pgx.CollectableRow) (k session.SigningKey, err error) {
+	return Many(ctx, s.pool, func(row pgx.CollectableRow) (k session.SigningKey, err error) {
 		err = row.Scan(&k.ID, &k.Sealed, &k.CreatedAt, &k.SignsFrom, &k.RetiresAt)
 		return k, err
 	}, `
@@ -155,7 +155,7 @@ func (s *Store) SigningKeys(ctx context.Context, now time.Time) ([]session.Signi
 
 // InsertSigningKey implements session.KeyStore.
 func (s *Store) InsertSigningKey(ctx context.Context, k session.SigningKey, notAfter time.Time, c changes.Change) (inserted bool, err error) {
-	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err = s.Change(ctx, c, func(tx pgx.Tx) error {
 		// The lock makes "is there a newer one" and the insert one step.
 		if _, err := tx.Exec(ctx, `LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE`); err != nil {
 			return err

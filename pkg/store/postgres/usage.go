@@ -220,11 +220,11 @@ func usageDimension(d usage.Dimension) string {
 // database, where the histograms are; a quantile is the first bucket below whose end
 // that share of the requests is.
 func (u usageSum) sql() (string, []any) {
-	var w where
-	w.add("minute >= ? AND minute < ?", u.From, u.To)
+	var w Where
+	w.Add("minute >= ? AND minute < ?", u.From, u.To)
 	for _, d := range usage.Dimensions() {
 		if v, given := u.Filter[d]; given {
-			w.add(usageDimension(d)+" = ?", v)
+			w.Add(usageDimension(d)+" = ?", v)
 		}
 	}
 	columns := make([]string, 0, len(u.by)+1)
@@ -234,31 +234,31 @@ func (u usageSum) sql() (string, []any) {
 		selected = append(selected, usageDimension(d)+" AS d"+strconv.Itoa(i))
 	}
 	if u.among != nil {
-		w.conditions = append(w.conditions, u.amongSQL(&w))
+		w.Add(u.amongSQL(&w))
 	}
 	var at, order string
 	if u.step == usage.Whole {
-		at, order = w.arg(u.From)+"::timestamptz", "requests DESC, "
+		at, order = w.Arg(u.From)+"::timestamptz", "requests DESC, "
 	} else {
-		at = "date_trunc(" + w.arg(string(u.step)) + ", minute, 'UTC')"
+		at = "date_trunc(" + w.Arg(string(u.step)) + ", minute, 'UTC')"
 	}
 	columns, selected = append(columns, "at"), append(selected, at+" AS at")
 	return strings.NewReplacer(
-		"{hit}", strings.Join(selected, ", "), "{where}", w.sql(), "{cols}", strings.Join(columns, ", "),
-		"{order}", order, "{limit}", w.arg(u.limit),
-	).Replace(usageSQL), w.args
+		"{hit}", strings.Join(selected, ", "), "{where}", w.SQL(), "{cols}", strings.Join(columns, ", "),
+		"{order}", order, "{limit}", w.Arg(u.limit),
+	).Replace(usageSQL), w.Args
 }
 
 // amongSQL is the condition that the dimensions have one of the given combinations
 // of values.
-func (u usageSum) amongSQL(w *where) string {
+func (u usageSum) amongSQL(w *Where) string {
 	var columns, lists []string
 	for i, d := range u.by {
 		values := make([]string, len(u.among))
 		for j, row := range u.among {
 			values[j] = row.values[i]
 		}
-		columns, lists = append(columns, usageDimension(d)), append(lists, w.arg(values)+"::text[]")
+		columns, lists = append(columns, usageDimension(d)), append(lists, w.Arg(values)+"::text[]")
 	}
 	return "(" + strings.Join(columns, ", ") + ") IN (SELECT * FROM unnest(" + strings.Join(lists, ", ") + "))"
 }

@@ -23,18 +23,18 @@ func scanUser(row pgx.CollectableRow) (u account.User, err error) {
 }
 
 // oneUser runs a query that returns at most one user.
-func oneUser(ctx context.Context, q querier, sql string, args ...any) (account.User, error) {
-	return one(ctx, q, scanUser, account.ErrNotFound, sql, args...)
+func oneUser(ctx context.Context, q Querier, sql string, args ...any) (account.User, error) {
+	return One(ctx, q, scanUser, account.ErrNotFound, sql, args...)
 }
 
 // InsertUser implements account.Store.
 func (s *Store) InsertUser(ctx context.Context, u account.User, passwordHash string, c changes.Change) error {
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO users (id, email, name, role, disabled, password_hash, created_at, updated_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 			u.ID, u.Email, u.Name, u.Role, u.Disabled, passwordHash, u.CreatedAt, u.UpdatedAt)
-		if violates(err, "users_email_unique") {
+		if Violates(err, "users_email_unique") {
 			return account.ErrEmailTaken.With(err)
 		}
 		return err
@@ -44,7 +44,7 @@ func (s *Store) InsertUser(ctx context.Context, u account.User, passwordHash str
 
 // User implements account.Store.
 func (s *Store) User(ctx context.Context, id string) (account.User, error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return account.User{}, account.ErrNotFound
 	}
 	u, err := oneUser(ctx, s.pool, `SELECT `+userColumns+` FROM users WHERE id = $1`, id)
@@ -70,7 +70,7 @@ func (s *Store) UserByEmail(ctx context.Context, email string) (account.User, st
 
 // PasswordHash implements account.Store.
 func (s *Store) PasswordHash(ctx context.Context, id string) (hash string, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return "", account.ErrNotFound
 	}
 	err = s.pool.QueryRow(ctx, `SELECT password_hash FROM users WHERE id = $1`, id).Scan(&hash)
@@ -82,31 +82,31 @@ func (s *Store) PasswordHash(ctx context.Context, id string) (hash string, err e
 
 // ListUsers implements account.Store.
 func (s *Store) ListUsers(ctx context.Context, f account.Filter) ([]account.User, error) {
-	if !storable(f.Query, string(f.Role)) || f.Before != "" && !isUUID(f.Before) {
+	if !storable(f.Query, string(f.Role)) || f.Before != "" && !IsUUID(f.Before) {
 		return nil, nil
 	}
-	var w where
+	var w Where
 	if f.Query != "" {
 		pattern := "%" + escapeLike(f.Query) + "%"
 		// Addresses are stored in lower case. Names are lowered by the database, on
 		// both sides alike: which letters it knows depends on its locale.
-		w.add(`(email LIKE ? OR lower(name) LIKE lower(?))`, strings.ToLower(pattern), pattern)
+		w.Add(`(email LIKE ? OR lower(name) LIKE lower(?))`, strings.ToLower(pattern), pattern)
 	}
 	if f.Role != "" {
-		w.add(`role = ?`, f.Role)
+		w.Add(`role = ?`, f.Role)
 	}
 	if f.Before != "" {
-		w.add(`id < ?`, f.Before)
+		w.Add(`id < ?`, f.Before)
 	}
-	return many(ctx, s.pool, scanUser, `SELECT `+userColumns+` FROM users`+w.sql()+` ORDER BY id DESC LIMIT `+w.arg(f.Limit), w.args...)
+	return Many(ctx, s.pool, scanUser, `SELECT `+userColumns+` FROM users`+w.SQL()+` ORDER BY id DESC LIMIT `+w.Arg(f.Limit), w.Args...)
 }
 
 // UpdateUser implements account.Store.
 func (s *Store) UpdateUser(ctx context.Context, id string, p account.Patch, at time.Time, c changes.Change) (u account.User, err error) {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return u, account.ErrNotFound
 	}
-	_, err = s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err = s.Change(ctx, c, func(tx pgx.Tx) error {
 		demotes := p.Role != nil && *p.Role != access.RoleAdmin || p.Disabled != nil && *p.Disabled
 		if demotes {
 			if err := keepAnAdmin(ctx, tx, id); err != nil {
@@ -130,10 +130,10 @@ func (s *Store) UpdateUser(ctx context.Context, id string, p account.Patch, at t
 
 // DeleteUser implements account.Store.
 func (s *Store) DeleteUser(ctx context.Context, id string, c changes.Change) error {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return account.ErrNotFound
 	}
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		if err := keepAnAdmin(ctx, tx, id); err != nil {
 			return err
 		}
@@ -166,10 +166,10 @@ func keepAnAdmin(ctx context.Context, tx pgx.Tx, id string) error {
 
 // SetPassword implements account.Store.
 func (s *Store) SetPassword(ctx context.Context, id, passwordHash, keepSession string, at time.Time, c changes.Change) error {
-	if !isUUID(id) {
+	if !IsUUID(id) {
 		return account.ErrNotFound
 	}
-	_, err := s.change(ctx, c, func(tx pgx.Tx) error {
+	_, err := s.Change(ctx, c, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE users SET password_hash = $2, updated_at = $3 WHERE id = $1`, id, passwordHash, at)
 		if err != nil {
 			return err

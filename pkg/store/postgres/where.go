@@ -5,29 +5,29 @@ import (
 	"strings"
 )
 
-// where collects conditions for a query. Conditions are constants of this
+// Where collects conditions for a query. Conditions are constants of this
 // package with a question mark per value; values are always parameters.
-type where struct {
+type Where struct {
 	conditions []string
-	args       []any
+	Args       []any // the values, in the order of their placeholders
 }
 
-// add adds a condition with its values.
-func (w *where) add(condition string, values ...any) {
+// Add adds a condition with its values.
+func (w *Where) Add(condition string, values ...any) {
 	for _, v := range values {
-		condition = strings.Replace(condition, "?", w.arg(v), 1)
+		condition = strings.Replace(condition, "?", w.Arg(v), 1)
 	}
 	w.conditions = append(w.conditions, condition)
 }
 
-// arg adds a parameter and returns its placeholder.
-func (w *where) arg(v any) string {
-	w.args = append(w.args, v)
-	return "$" + strconv.Itoa(len(w.args))
+// Arg adds a parameter and returns its placeholder.
+func (w *Where) Arg(v any) string {
+	w.Args = append(w.Args, v)
+	return "$" + strconv.Itoa(len(w.Args))
 }
 
-// sql is the WHERE clause, empty when there is no condition.
-func (w *where) sql() string {
+// SQL is the WHERE clause, empty when there is no condition.
+func (w *Where) SQL() string {
 	if len(w.conditions) == 0 {
 		return ""
 	}

@@ -67,6 +67,21 @@ func redacted(err error, url seal.Secret) error {
 // Close ends the connections.
 func (s *Store) Close() error { return s.client.Close() }
 
+// Stats are figures of the connections to Redis.
+type Stats struct {
+	Connections, Idle uint32 // now
+
+	// Since the start: connections that were there when they were needed, or had to be
+	// opened; times that none could be had in time.
+	Hits, Misses, Timeouts uint32
+}
+
+// Stats tell of the connections.
+func (s *Store) Stats() Stats {
+	p := s.client.PoolStats()
+	return Stats{Connections: p.TotalConns, Idle: p.IdleConns, Hits: p.Hits, Misses: p.Misses, Timeouts: p.Timeouts}
+}
+
 // Ping asks whether Redis answers.
 func (s *Store) Ping(ctx context.Context) error { return s.client.Ping(ctx).Err() }
 
