@@ -3,20 +3,17 @@ package catalog
 import (
 	"context"
 
-	"github.com/google/uuid"
-
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
 )
 
 // CreateApp makes an app of a user, or returns [ErrFull].
 func (s *Service) CreateApp(ctx context.Context, owner, name, description string) (App, error) {
-	id, err := uuid.NewV7()
+	id, now, err := s.fresh()
 	if err != nil {
 		return App{}, err
 	}
-	a := App{ID: id.String(), UserID: owner, Name: name, Description: description, CreatedAt: s.now()}
-	a.UpdatedAt = a.CreatedAt
+	a := App{ID: id, UserID: owner, Name: name, Description: description, CreatedAt: now, UpdatedAt: now}
 	if err := a.check(); err != nil {
 		return App{}, err
 	}

@@ -11,6 +11,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/problem"
@@ -42,6 +44,10 @@ var (
 	ErrSubscribed = problem.Define(problem.Conflict, "catalog.already_subscribed",
 		"The app has a subscription to this product already; cancel it first.")
 	ErrState = problem.Define(problem.Conflict, "catalog.wrong_state", "This cannot be done to a subscription in its state.")
+
+	// ErrChanged is the refusal of a change whose [Base] is not what there is.
+	ErrChanged = problem.Define(problem.PreconditionFailed, "catalog.changed",
+		"It is not what your change is based on any more. Read it again.")
 )
 
 // Product is a bundle of routes.
@@ -78,6 +84,34 @@ type Plan struct {
 	Terms     access.Terms
 	CreatedAt time.Time
 	UpdatedAt time.Time
+}
+
+// Base is what a change of a product or a plan is based on. The zero Base is whatever
+// there is, also nothing.
+type Base struct {
+	Tag string // of the one that is replaced, or [AnyTag]; empty for no matter which
+	New bool   // none is replaced
+}
+
+// AnyTag stands for the tag of whatever there is.
+const AnyTag = "*"
+
+// Tag tells the states of a product or a plan apart, by when it was changed: each change
+// is later than the one before.
+func Tag(changed time.Time) string { return changed.UTC().Format(time.RFC3339Nano) }
+
+// Check returns [ErrChanged] unless the change may be made of what there is, if it
+// exists, that was changed last at a time.
+func (b Base) Check(exists bool, changed time.Time) error {
+	switch {
+	case b.New && exists:
+		return ErrChanged.WithDetail("There is one of this name already.")
+	case b.Tag == "" || b.Tag == AnyTag && exists || exists && b.Tag == Tag(changed):
+		return nil
+	case !exists:
+		return ErrChanged.WithDetail("There is none of this name, or not any more.")
+	}
+	return ErrChanged
 }
 
 // App is a program of a developer.
@@ -119,8 +153,9 @@ type SubscriptionFilter struct {
 // product, and may be called more than once.
 type ProductStore interface {
 	// PutProduct stores p, new or in place of the product of its name, which keeps its
-	// id and time of creation. A new one beyond MaxProducts is ErrFull.
-	PutProduct(ctx context.Context, p Product, prepare func(id string) changes.Change) (after Product, created bool, err error)
+	// id and time of creation: ErrChanged when that is not base. A new one beyond
+	// MaxProducts is ErrFull.
+	PutProduct(ctx context.Context, p Product, base Base, prepare func(id string) changes.Change) (after Product, created bool, err error)
 	// Product returns ErrProduct for one that does not exist.
 	Product(ctx context.Context, name string) (Product, error)
 	ListProducts(ctx context.Context, f ProductFilter) ([]Product, error)
@@ -128,8 +163,9 @@ type ProductStore interface {
 	// ErrInUse when it has some that have not ended, unless forced.
 	DeleteProduct(ctx context.Context, name string, force bool, prepare func(id string) changes.Change) error
 
-	// PutPlan stores p, new or in place of the plan of its name: ErrProduct, ErrFull.
-	PutPlan(ctx context.Context, product string, p Plan, prepare func(productID string) changes.Change) (after Plan, created bool, err error)
+	// PutPlan stores p, new or in place of the plan of its name: ErrProduct, ErrChanged
+	// when that is not base, ErrFull.
+	PutPlan(ctx context.Context, product string, p Plan, base Base, prepare func(productID string) changes.Change) (after Plan, created bool, err error)
 	// ListPlans returns the plans of a product, by name; ErrProduct.
 	ListPlans(ctx context.Context, product string) ([]Plan, error)
 	// DeletePlan removes a plan: ErrProduct, ErrPlan, and ErrInUse when it has
@@ -190,6 +226,12 @@ type Service struct{ Options }
 func NewService(o Options) *Service { return &Service{o} }
 
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
+
+// fresh is an identifier for something that may be new, and the time.
+func (s *Service) fresh() (id string, now time.Time, err error) {
+	made, err := uuid.NewV7()
+	return made.String(), s.now(), err
+}
 
 // Kinds of what audit entries of this package are about.
 const (

@@ -10,14 +10,13 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/quota"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
+	"github.com/keywarden/keywarden/pkg/spec/check"
 )
 
 // Products returns products, by name.
@@ -41,19 +40,17 @@ func (s *Service) Plans(ctx context.Context, product string) ([]Plan, error) {
 }
 
 // PutProduct makes the product of this name, or changes it. What it opens holds at
-// once, on every replica.
-func (s *Service) PutProduct(ctx context.Context, p Product) (after Product, created bool, err error) {
+// once, on every replica. [ErrChanged] says that it is not base.
+func (s *Service) PutProduct(ctx context.Context, p Product, base Base) (after Product, created bool, err error) {
 	if err := p.check(); err != nil {
 		return p, false, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
+	if p.ID, p.CreatedAt, err = s.fresh(); err != nil {
 		return p, false, err
 	}
-	p.ID, p.CreatedAt = id.String(), s.now()
 	p.UpdatedAt = p.CreatedAt
 	var event changes.Event
-	after, created, err = s.Store.PutProduct(ctx, p, func(id string) changes.Change {
+	after, created, err = s.Store.PutProduct(ctx, p, base, func(id string) changes.Change {
 		event = productEvent(id)
 		return changes.Change{Event: event, Audit: audit.New(ctx, audit.ProductPut, kindProduct, p.Name).
 			With("visible", strconv.FormatBool(p.Visible)).With("apps_only", strconv.FormatBool(p.AppsOnly)).
@@ -84,19 +81,18 @@ func (s *Service) DeleteProduct(ctx context.Context, name string, force bool) er
 
 // PutPlan makes the plan of this name, or changes it. New limits hold at once for all
 // that are subscribed to it. Another rate begins with its whole burst, and a quota of
-// another period with all its units; one of more or fewer units goes on.
-func (s *Service) PutPlan(ctx context.Context, product string, p Plan) (after Plan, created bool, err error) {
+// another period with all its units; one of more or fewer units goes on. [ErrChanged]
+// says that it is not base.
+func (s *Service) PutPlan(ctx context.Context, product string, p Plan, base Base) (after Plan, created bool, err error) {
 	if err := p.check(); err != nil {
 		return p, false, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
+	if p.ID, p.CreatedAt, err = s.fresh(); err != nil {
 		return p, false, err
 	}
-	p.ID, p.CreatedAt = id.String(), s.now()
 	p.UpdatedAt = p.CreatedAt
 	var event changes.Event
-	after, created, err = s.Store.PutPlan(ctx, product, p, func(productID string) changes.Change {
+	after, created, err = s.Store.PutPlan(ctx, product, p, base, func(productID string) changes.Change {
 		event = productEvent(productID)
 		entry := audit.New(ctx, audit.PlanPut, kindPlan, product+"/"+p.Name).With("approval", string(p.Approval))
 		if r := p.Terms.Rate; r.Requests > 0 {
@@ -193,20 +189,6 @@ func IsName(s string) bool {
 	return s != "" && len(s) <= maxName
 }
 
-// isRoute reports whether a route or an API can have the name.
-func isRoute(s string) bool {
-	const longest = 128 // bytes
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case i > 0 && (c == '.' || c == '-' || c == '_'):
-		default:
-			return false
-		}
-	}
-	return s != "" && len(s) <= longest
-}
-
 // check cleans p in place, or names every wrong field.
 func (p *Product) check() error {
 	var f faults
@@ -223,7 +205,7 @@ func (p *Product) check() error {
 		f.add("routes", "must have at most %d entries", MaxRoutes)
 	default:
 		for i, r := range p.Routes {
-			if !isRoute(r) {
+			if !check.IsName(r) {
 				f.add(fmt.Sprintf("routes[%d]", i), "must be the name of a route or an API, without a wildcard: an API opens all its routes")
 			}
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
 )
@@ -132,11 +130,10 @@ func (s *Service) Assign(ctx context.Context, app, product, plan string) (Subscr
 }
 
 func (s *Service) subscribe(ctx context.Context, a Application, decide func(Standing) (State, error)) (Subscription, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
+	var err error
+	if a.ID, a.Now, err = s.fresh(); err != nil {
 		return Subscription{}, err
 	}
-	a.ID, a.Now = id.String(), s.now()
 	event := appEvent(a.App)
 	sub, err := s.Store.Subscribe(ctx, a, func(of Standing) (State, changes.Change, error) {
 		state, err := decide(of)

@@ -19,9 +19,9 @@ func (c *Client) Product(ctx context.Context, name string) (out catalogapi.Produ
 	return out, c.call(ctx, http.MethodGet, productPath(name), "", nil, nil, &out)
 }
 
-// PutProduct makes or changes a product.
-func (c *Client) PutProduct(ctx context.Context, name string, in catalogapi.ProductRequest) (out catalogapi.Product, err error) {
-	return out, c.send(ctx, http.MethodPut, productPath(name), in, &out)
+// PutProduct makes or changes a product, on the base that ch says.
+func (c *Client) PutProduct(ctx context.Context, name string, in catalogapi.ProductRequest, ch Change) (out catalogapi.Product, err error) {
+	return out, c.put(ctx, productPath(name), in, ch, &out)
 }
 
 // DeleteProduct removes a product; forced, also one with subscriptions.
@@ -29,9 +29,9 @@ func (c *Client) DeleteProduct(ctx context.Context, name string, force bool) err
 	return c.remove(ctx, productPath(name), forced(force))
 }
 
-// PutPlan makes or changes a plan of a product.
-func (c *Client) PutPlan(ctx context.Context, product, name string, in catalogapi.PlanRequest) (out catalogapi.Plan, err error) {
-	return out, c.send(ctx, http.MethodPut, planPath(product, name), in, &out)
+// PutPlan makes or changes a plan of a product, on the base that ch says.
+func (c *Client) PutPlan(ctx context.Context, product, name string, in catalogapi.PlanRequest, ch Change) (out catalogapi.Plan, err error) {
+	return out, c.put(ctx, planPath(product, name), in, ch, &out)
 }
 
 // DeletePlan removes a plan; forced, also one with subscriptions.

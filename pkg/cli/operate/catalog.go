@@ -106,14 +106,60 @@ func writeProducts(w io.Writer, all []catalogapi.Product) {
 		rows = append(rows, []string{p.Name, p.Title, visible, reach, strings.Join(p.Routes, " ")})
 	}
 	writeRows(w, "NAME TITLE VISIBLE FOR ROUTES", rows)
+	for _, p := range all {
+		for _, v := range p.Warnings {
+			_, _ = fmt.Fprintf(w, "Warning: %s: %s: %s\n", p.Name, routeOf(p, v.Field), shell.Printable(v.Detail))
+		}
+	}
+}
+
+// routeOf is the name that a warning about a field such as routes[2] is about.
+func routeOf(p catalogapi.Product, field string) string {
+	for i, r := range p.Routes {
+		if field == fmt.Sprintf("routes[%d]", i) {
+			return shell.Printable(r)
+		}
+	}
+	return shell.Printable(field)
 }
 
 func writeProduct(w io.Writer, p catalogapi.Product) {
 	writeProducts(w, []catalogapi.Product{p})
+	_, _ = fmt.Fprintln(w, "Changed", exact(p.UpdatedAt))
 	if len(p.Plans) > 0 {
 		_, _ = fmt.Fprintln(w)
 		writePlans(w, p.Plans)
 	}
+}
+
+// exact is a time as --if-match takes it.
+func exact(at time.Time) string { return catalog.Tag(at) }
+
+// basis is the flags that say what a change is based on.
+type basis struct {
+	at  string
+	new bool
+}
+
+func (b *basis) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&b.at, "if-match", "", "time at which the one to replace was changed last, as it is shown; refuse when somebody has changed it since")
+	f.BoolVar(&b.new, "if-new", false, "refuse when there is one of this name")
+}
+
+// change is the base in the words of the admin API.
+func (b *basis) change() (adminclient.Change, error) {
+	if b.at == "" {
+		return adminclient.Change{Create: b.new}, nil
+	}
+	at, err := time.Parse(time.RFC3339Nano, b.at)
+	switch {
+	case err != nil:
+		return adminclient.Change{}, shell.Usage(errors.New("--if-match: must be a time as it is shown, such as 2030-01-01T12:00:00.123456Z"))
+	case b.new:
+		return adminclient.Change{}, shell.Usage(errors.New("--if-match and --if-new contradict each other"))
+	}
+	return adminclient.Change{IfMatch: catalog.Tag(at)}, nil
 }
 
 func (c *command) productsShow() *cobra.Command {
@@ -125,6 +171,7 @@ func (c *command) productsShow() *cobra.Command {
 
 func (c *command) productsPut() *cobra.Command {
 	var in catalogapi.ProductRequest
+	var on basis
 	cmd := asking(c, &cobra.Command{
 		Use: "put NAME", Short: "Make a product, or replace all of it but its plans",
 		Example: `  keywarden products put people --visible --route people,birds.list
@@ -133,8 +180,13 @@ func (c *command) productsPut() *cobra.Command {
 		if len(in.Routes) == 0 {
 			return catalogapi.Product{}, shell.Usage(errors.New("--route is missing: names of routes, or of APIs"))
 		}
-		return client.PutProduct(cmd.Context(), args[0], in)
+		ch, err := on.change()
+		if err != nil {
+			return catalogapi.Product{}, err
+		}
+		return client.PutProduct(cmd.Context(), args[0], in, ch)
 	}, writeProduct)
+	on.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&in.Title, "title", "", "for people; default is the name")
 	f.StringVar(&in.Description, "description", "", "for people")
@@ -167,9 +219,9 @@ func writePlans(w io.Writer, all []catalogapi.Plan) {
 				quota = "rolling " + quota
 			}
 		}
-		rows = append(rows, []string{p.Name, p.Approval, rate, quota, p.Price})
+		rows = append(rows, []string{p.Name, p.Approval, rate, quota, p.Price, exact(p.UpdatedAt)})
 	}
-	writeRows(w, "NAME APPROVAL RATE QUOTA PRICE", rows)
+	writeRows(w, "NAME APPROVAL RATE QUOTA PRICE CHANGED", rows)
 }
 
 func (c *command) plansList() *cobra.Command {
@@ -185,6 +237,7 @@ func (c *command) plansPut() *cobra.Command {
 	var rate, quota, zone string
 	var burst int64
 	var rolling bool
+	var on basis
 	cmd := asking(c, &cobra.Command{
 		Use: "put PRODUCT PLAN", Short: "Make a plan, or replace it; new limits hold at once",
 		Example: `  keywarden plans put people free --rate 100/1m --quota 10000/month
@@ -196,8 +249,13 @@ func (c *command) plansPut() *cobra.Command {
 		if err != nil {
 			return out, shell.Usage(err)
 		}
-		return client.PutPlan(cmd.Context(), args[0], args[1], in)
+		ch, err := on.change()
+		if err != nil {
+			return out, err
+		}
+		return client.PutPlan(cmd.Context(), args[0], args[1], in, ch)
 	}, func(w io.Writer, p catalogapi.Plan) { writePlans(w, []catalogapi.Plan{p}) })
+	on.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&in.Price, "price", "", "a note for people")
 	f.StringVar(&in.Approval, "approval", string(catalog.Automatic), "who lets a subscription begin: automatic or operator")

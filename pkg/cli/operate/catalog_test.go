@@ -20,6 +20,7 @@ import (
 // server notes what it is asked, and answers with what is there for the call.
 type server struct {
 	asked   []string
+	base    []string // If-Match and If-None-Match of each call
 	answers map[string]string
 }
 
@@ -27,6 +28,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	call := strings.TrimSpace(r.Method + " " + r.URL.String() + " " + string(body))
 	s.asked = append(s.asked, call)
+	s.base = append(s.base, r.Header.Get("If-Match")+r.Header.Get("If-None-Match"))
 	answer, ok := s.answers[r.Method+" "+r.URL.Path]
 	if !ok {
 		problem.Define(problem.NotFound, "test.nothing", "Nothing.").Write(w, "id")
@@ -127,6 +129,36 @@ func TestCatalogCommandsWriteJSON(t *testing.T) {
 	}
 }
 
+func TestCatalogChangesSayWhatTheyAreBasedOn(t *testing.T) {
+	s := &server{answers: map[string]string{"PUT /admin/v1/products/people": productAnswer, "PUT /admin/v1/products/people/plans/gold": planAnswer}}
+	for args, want := range map[string]string{
+		"products put people --route x":                                             "",
+		"products put people --route x --if-new":                                    "*",
+		"products put people --route x --if-match 2026-05-04T10:00:00Z":             `"2026-05-04T10:00:00Z"`,
+		"products put people --route x --if-match 2026-05-04T12:00:00.000100+02:00": `"2026-05-04T10:00:00.0001Z"`,
+		"plans put people gold --if-match 2026-05-04T10:00:00.123456Z":              `"2026-05-04T10:00:00.123456Z"`,
+		"plans put people gold --if-new":                                            "*",
+		"plans put people gold":                                                     "",
+	} {
+		s.base = nil
+		out, err := s.run(t, strings.Fields(args)...)
+		if diff := cmp.Diff([]string{want}, s.base); err != nil || diff != "" || !strings.Contains(out, "2026-05-04T10:00:00Z") {
+			t.Errorf("%s: %v\n%s%s", args, err, diff, out)
+		}
+	}
+}
+
+func TestCatalogCommandsWarnOfNamesThatOpenNothing(t *testing.T) {
+	warned := strings.Replace(productAnswer, `"plans":`, `"warnings":[{"field":"routes[1]","detail":"no such\u001b[2J route"}],"plans":`, 1)
+	s := &server{answers: map[string]string{"GET /admin/v1/products": `{"items":[` + warned + `]}`, "GET /admin/v1/products/people": warned}}
+	for _, args := range []string{"products list", "products show people"} {
+		out, err := s.run(t, strings.Fields(args)...)
+		if err != nil || !strings.Contains(out, "Warning: people: people: no such\uFFFD[2J route") {
+			t.Errorf("%s: %v\n%s", args, err, out)
+		}
+	}
+}
+
 func TestCatalogMistakesAreNotSent(t *testing.T) {
 	s := &server{}
 	for _, args := range []string{
@@ -134,6 +166,7 @@ func TestCatalogMistakesAreNotSent(t *testing.T) {
 		"plans put people gold --rate 0/1m", "plans put people gold --burst 5", "plans put people gold --rate 30pm --burst 5", "plans put people gold --quota 100",
 		"plans put people gold --quota x/day", "plans put people gold --rolling", "plans put people gold --time-zone UTC", "apps suspend", "subscriptions add a people",
 		"subscriptions approve", "apps list -o yaml",
+		"products put people --route x --if-match yesterday", "plans put people gold --if-new --if-match 2030-01-01T12:00:00Z",
 	} {
 		if _, err := s.run(t, strings.Fields(args)...); err == nil || shell.ExitOf(err) != shell.ExitUsage {
 			t.Errorf("%s: %v", args, err)

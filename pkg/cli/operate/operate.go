@@ -14,5 +14,5 @@ type command struct{ *shell.Shell }
 // Commands are the commands of this package.
 func Commands(s *shell.Shell) []*cobra.Command {
 	c := &command{s}
-	return append([]*cobra.Command{c.usage(), c.analytics(), c.alerts(), c.posture(), c.secrets()}, c.catalog()...)
+	return append([]*cobra.Command{c.usage(), c.analytics(), c.alerts(), c.posture(), c.privileges(), c.secrets()}, c.catalog()...)
 }

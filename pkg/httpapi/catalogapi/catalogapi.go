@@ -39,9 +39,9 @@ type Apps interface {
 
 // Offers is what operators do about products and their plans.
 type Offers interface {
-	PutProduct(ctx context.Context, p catalog.Product) (catalog.Product, bool, error)
+	PutProduct(ctx context.Context, p catalog.Product, base catalog.Base) (catalog.Product, bool, error)
 	DeleteProduct(ctx context.Context, name string, force bool) error
-	PutPlan(ctx context.Context, product string, p catalog.Plan) (catalog.Plan, bool, error)
+	PutPlan(ctx context.Context, product string, p catalog.Plan, base catalog.Base) (catalog.Plan, bool, error)
 	DeletePlan(ctx context.Context, product, name string, force bool) error
 }
 
@@ -75,6 +75,7 @@ type Admin struct {
 	Catalog Catalog
 	Guard   *httpapi.Guard
 	Cursors httpapi.Cursors
+	Routes  func() (names []string, known bool) // of the gateway document in force; not known before there is one
 }
 
 // ErrChanges is the refusal of a user who changes too much.
@@ -178,6 +179,7 @@ type Product struct {
 	AppsOnly    bool      `json:"apps_only"`                          // who shows another credential than the key of an app does not reach the routes
 	Routes      []string  `json:"routes" example:"people,birds.list"` // names of routes, and of APIs: all routes "people.*"
 	Plans       []Plan    `json:"plans,omitempty"`                    // of one product, not of a list
+	Warnings    []Warning `json:"warnings,omitempty"`                 // for operators: what is accepted, and may be a mistake
 	CreatedAt   time.Time `json:"created_at"`
 	UpdatedAt   time.Time `json:"updated_at"`
 }
@@ -187,12 +189,6 @@ func showProduct(p catalog.Product) Product {
 		Name: p.Name, Title: p.Title, Description: p.Description, AppsOnly: p.AppsOnly, Routes: p.Routes,
 		CreatedAt: p.CreatedAt, UpdatedAt: p.UpdatedAt,
 	}
-}
-
-func showWhole(p catalog.Product) Product {
-	out := showProduct(p)
-	out.ID, out.Visible = p.ID, &p.Visible
-	return out
 }
 
 // App is a program of a developer.

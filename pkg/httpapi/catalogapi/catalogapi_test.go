@@ -44,6 +44,8 @@ type world struct {
 	t       *testing.T
 	handler http.Handler
 	callers callers
+	routes  []string // of the gateway document; nil before there is one
+	tag     string   // ETag of the last answer
 }
 
 const appsPerUser = 3
@@ -97,15 +99,15 @@ func newWorld(t *testing.T, changesAtOnce int) *world {
 	cursors := httpapi.NewCursors([]byte("key"))
 	engine := httpapi.NewEngine(1<<20, gin.HandlerFunc(httpapi.Nothing))
 	(&catalogapi.Handler{Catalog: service, Guard: guard, Cursors: cursors, Changes: slow}).Mount(engine)
-	(&catalogapi.Admin{Catalog: service, Guard: guard, Cursors: cursors}).Mount(engine)
+	(&catalogapi.Admin{Catalog: service, Guard: guard, Cursors: cursors, Routes: func() ([]string, bool) { return w.routes, w.routes != nil }}).Mount(engine)
 	w.handler = engine
 	return w
 }
 
 type object = map[string]any
 
-// call makes a call as somebody, and wants a status.
-func (w *world) call(status int, as, method, path string, body any) object {
+// call makes a call as somebody, with pairs of header fields, and wants a status.
+func (w *world) call(status int, as, method, path string, body any, header ...string) object {
 	w.t.Helper()
 	text := ""
 	if body != nil {
@@ -122,11 +124,15 @@ func (w *world) call(status int, as, method, path string, body any) object {
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
 	rec := httptest.NewRecorder()
 	w.handler.ServeHTTP(rec, r)
 	if rec.Code != status {
 		w.t.Fatalf("%s %s %s: %d %s, want %d", as, method, path, rec.Code, rec.Body, status)
 	}
+	w.tag = rec.Header().Get("ETag")
 	out := object{}
 	if rec.Body.Len() > 0 {
 		if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil {
@@ -445,4 +451,84 @@ func TestChangesOfOneUserAreBounded(t *testing.T) {
 	}
 	w.call(200, "ann", "GET", "/apps/"+app, nil)
 	w.call(201, "ben", "POST", "/apps", object{"name": "a"})
+}
+
+// A change that is based on what there is not any more is refused, and not made.
+func TestChangesOfProductsAndPlansCanBeConditional(t *testing.T) {
+	for _, path := range []string{"/admin/v1/products/people", "/admin/v1/products/people/plans/free"} {
+		w := newWorld(t, 100)
+		body := object{}
+		if strings.Contains(path, "/plans/") {
+			w.call(201, "operator", "PUT", "/admin/v1/products/people", object{"routes": []string{"people"}})
+		} else {
+			body["routes"] = []string{"people"}
+		}
+		put := func(status int, header ...string) object {
+			t.Helper()
+			return w.call(status, "operator", "PUT", path, body, header...)
+		}
+		put(412, "If-Match", "*")
+		put(412, "If-Match", `"2030-01-01T00:00:00Z"`)
+		first := put(201, "If-None-Match", "*")
+		tag := w.tag
+		if want := `"` + first["updated_at"].(string) + `"`; tag != want {
+			t.Errorf("%s: the tag is %s, and the time in it %s", path, tag, want)
+		}
+		if refused := put(412, "If-None-Match", "*"); refused["code"] != "catalog.changed" {
+			t.Errorf("%v", refused)
+		}
+		put(200, "If-Match", tag)
+		second := w.tag
+		if put(412, "If-Match", tag); second == tag {
+			t.Errorf("%s: %s does not change", path, tag)
+		}
+		put(412, "If-Match", "W/"+second)
+		for _, wrong := range [][]string{
+			{"If-Match", strings.Trim(second, `"`)}, {"If-Match", second + ", " + tag}, {"If-Match", `""`}, {"If-Match", `"*"`}, {"If-Match", ""},
+			{"If-None-Match", second}, {"If-Match", second, "If-None-Match", "*"}, {"If-Match", second, "If-Match", second},
+		} {
+			put(400, wrong...)
+		}
+		put(200, "If-Match", second)
+		put(200, "If-Match", "*")
+		put(200)
+	}
+	w := newWorld(t, 100)
+	w.product("people", true)
+	w.call(200, "viewer", "GET", "/admin/v1/products/people", nil)
+	w.call(200, "operator", "PUT", "/admin/v1/products/people", object{"routes": []string{"people"}}, "If-Match", w.tag)
+	w.call(200, "ann", "GET", "/products", nil)
+	if w.tag != "" {
+		t.Errorf("a list has the tag %s", w.tag)
+	}
+}
+
+// What a product opens may come later, but a mistyped name is not accepted in silence.
+func TestNamesThatOpenNothingAreWarnedOf(t *testing.T) {
+	w := newWorld(t, 100)
+	in := object{"visible": true, "routes": []string{"peple", "people", "people.list", "shop", "shop.admin.lst"}}
+	if out := w.call(201, "operator", "PUT", "/admin/v1/products/people", in); out["warnings"] != nil {
+		t.Errorf("before there is a document: %v", out)
+	}
+	w.routes = []string{"people.list", "shop.admin.list", "open"}
+	want := []any{ // by the sorted names
+		object{"field": "routes[2]", "detail": "the gateway document in force has no route or API of this name, did you mean people?"},
+		object{"field": "routes[4]", "detail": "the gateway document in force has no route or API of this name, did you mean shop.admin.list?"},
+	}
+	for what, out := range map[string]object{
+		"changed": w.call(200, "operator", "PUT", "/admin/v1/products/people", in),
+		"shown":   w.call(200, "operator", "GET", "/admin/v1/products/people", nil),
+		"listed":  w.call(200, "operator", "GET", "/admin/v1/products", nil)["items"].([]any)[0].(object),
+	} {
+		if diff := cmp.Diff(want, out["warnings"]); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	if out := w.call(200, "ann", "GET", "/products/people", nil); out["warnings"] != nil {
+		t.Errorf("a developer sees %v", out)
+	}
+	w.routes = []string{} // a document without routes
+	if out := w.call(200, "operator", "GET", "/admin/v1/products/people", nil); len(out["warnings"].([]any)) != 5 {
+		t.Errorf("%v", out)
+	}
 }

@@ -37,7 +37,7 @@ func (h *Admin) products(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	c.JSON(http.StatusOK, httpapi.NewPage(q, found, productName, showWhole))
+	c.JSON(http.StatusOK, httpapi.NewPage(q, found, productName, h.whole()))
 	return nil
 }
 
@@ -50,6 +50,7 @@ func (h *Admin) products(c *gin.Context) error {
 //	@Security	ApiKeyAuth
 //	@Param		product	path		string	true	"name"
 //	@Success	200		{object}	Product
+//	@Header		200		{string}	ETag	"for If-Match, when the product is replaced; plans have their own"
 //	@Failure	401		{object}	problem.Document
 //	@Failure	403		{object}	problem.Document	"needs catalog:read"
 //	@Failure	404		{object}	problem.Document
@@ -61,10 +62,11 @@ func (h *Admin) product(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	out, err := whole(ctx, h.Catalog, p, showWhole)
+	out, err := whole(ctx, h.Catalog, p, h.whole())
 	if err != nil {
 		return err
 	}
+	tag(c, p.UpdatedAt)
 	c.JSON(http.StatusOK, out)
 	return nil
 }
@@ -81,20 +83,24 @@ type ProductRequest struct {
 // putProduct makes or changes a product.
 //
 //	@Summary		Make or change a product
-//	@Description	What the product opens holds at once, on every replica. A name that no route has opens nothing.
+//	@Description	What the product opens holds at once, on every replica. A name that no route has opens nothing; the answer warns of it. With If-Match a change is refused that somebody else's was faster than; the tag is the ETag of the product, which is its updated_at in quotes. If-None-Match: * makes a new product only.
 //	@Tags			products
 //	@Accept			json
 //	@Produce		json
 //	@Security		BearerAuth
 //	@Security		ApiKeyAuth
-//	@Param			product	path		string			true	"name"
-//	@Param			body	body		ProductRequest	true	"the product"
-//	@Success		200		{object}	Product	"changed"
-//	@Success		201		{object}	Product	"made"
+//	@Param			product			path		string			true	"name"
+//	@Param			If-Match		header		string			false	"ETag of what is replaced"
+//	@Param			If-None-Match	header		string			false	"* when there is no such product yet"
+//	@Param			body			body		ProductRequest	true	"the product"
+//	@Success		200				{object}	Product	"changed"
+//	@Success		201				{object}	Product	"made"
+//	@Header			200,201			{string}	ETag	"for If-Match"
 //	@Failure		400		{object}	problem.Document
 //	@Failure		401		{object}	problem.Document
 //	@Failure		403		{object}	problem.Document	"needs catalog:write"
 //	@Failure		409		{object}	problem.Document	"there are too many products"
+//	@Failure		412		{object}	problem.Document	"it has been changed since, or deleted"
 //	@Failure		413		{object}	problem.Document
 //	@Failure		415		{object}	problem.Document
 //	@Failure		503		{object}	problem.Document
@@ -104,13 +110,18 @@ func (h *Admin) putProduct(c *gin.Context) error {
 	if err := httpapi.Bind(c, &in); err != nil {
 		return err
 	}
-	p, created, err := h.Catalog.PutProduct(c.Request.Context(), catalog.Product{
-		Name: c.Param("product"), Title: in.Title, Description: in.Description, Visible: in.Visible, AppsOnly: in.AppsOnly, Routes: in.Routes,
-	})
+	on, err := base(c.Request.Header)
 	if err != nil {
 		return err
 	}
-	c.JSON(statusOfPut(created), showWhole(p))
+	p, created, err := h.Catalog.PutProduct(c.Request.Context(), catalog.Product{
+		Name: c.Param("product"), Title: in.Title, Description: in.Description, Visible: in.Visible, AppsOnly: in.AppsOnly, Routes: in.Routes,
+	}, on)
+	if err != nil {
+		return err
+	}
+	tag(c, p.UpdatedAt)
+	c.JSON(statusOfPut(created), h.whole()(p))
 	return nil
 }
 
@@ -193,22 +204,26 @@ func (in PlanRequest) plan(name string) (p catalog.Plan, err error) {
 // putPlan makes or changes a plan.
 //
 //	@Summary		Make or change a plan of a product
-//	@Description	New limits hold at once for all that are subscribed to the plan. Another rate begins with its whole burst; a quota of the same period goes on with what was used.
+//	@Description	New limits hold at once for all that are subscribed to the plan. Another rate begins with its whole burst; a quota of the same period goes on with what was used. With If-Match a change is refused that somebody else's was faster than; the tag is the updated_at of the plan in quotes. If-None-Match: * makes a new plan only.
 //	@Tags			products
 //	@Accept			json
 //	@Produce		json
 //	@Security		BearerAuth
 //	@Security		ApiKeyAuth
-//	@Param			product	path		string		true	"name of the product"
-//	@Param			plan	path		string		true	"name of the plan"
-//	@Param			body	body		PlanRequest	true	"the plan"
-//	@Success		200		{object}	Plan	"changed"
-//	@Success		201		{object}	Plan	"made"
+//	@Param			product			path		string		true	"name of the product"
+//	@Param			plan			path		string		true	"name of the plan"
+//	@Param			If-Match		header		string		false	"tag of what is replaced"
+//	@Param			If-None-Match	header		string		false	"* when there is no such plan yet"
+//	@Param			body			body		PlanRequest	true	"the plan"
+//	@Success		200				{object}	Plan	"changed"
+//	@Success		201				{object}	Plan	"made"
+//	@Header			200,201			{string}	ETag	"for If-Match"
 //	@Failure		400		{object}	problem.Document
 //	@Failure		401		{object}	problem.Document
 //	@Failure		403		{object}	problem.Document	"needs catalog:write"
 //	@Failure		404		{object}	problem.Document	"no such product"
 //	@Failure		409		{object}	problem.Document	"the product has too many plans"
+//	@Failure		412		{object}	problem.Document	"it has been changed since, or deleted"
 //	@Failure		413		{object}	problem.Document
 //	@Failure		415		{object}	problem.Document
 //	@Failure		503		{object}	problem.Document
@@ -222,10 +237,15 @@ func (h *Admin) putPlan(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	p, created, err := h.Catalog.PutPlan(c.Request.Context(), c.Param("product"), p)
+	on, err := base(c.Request.Header)
 	if err != nil {
 		return err
 	}
+	p, created, err := h.Catalog.PutPlan(c.Request.Context(), c.Param("product"), p, on)
+	if err != nil {
+		return err
+	}
+	tag(c, p.UpdatedAt)
 	c.JSON(statusOfPut(created), showPlan(p))
 	return nil
 }

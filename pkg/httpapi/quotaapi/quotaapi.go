@@ -5,15 +5,20 @@ package quotaapi
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/catalog"
 	"github.com/keywarden/keywarden/pkg/httpapi"
+	"github.com/keywarden/keywarden/pkg/nearest"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/quota"
+	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
 // Accounts are those of all quotas; quota.Service is one.
@@ -60,8 +65,8 @@ type Account struct {
 	ID      string `json:"id" example:"5f0c3a52-7c1e-8b1d-9a55-0d3f8e6b2c41"`
 	Quota   string `json:"quota" example:"monthly"`
 	Route   string `json:"route,omitempty" example:"orders-api"` // absent where routes share the account
-	By      string `json:"by" enums:"key,user,route,service,header,address,expression"`
-	Subject string `json:"subject" example:"0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"` // id of the key or user, and so on
+	By      string `json:"by" enums:"key,user,route,service,header,address,expression,subscription"`
+	Subject string `json:"subject" example:"0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"` // id of the key, user or subscription, and so on
 	Period  string `json:"period" example:"month Europe/Berlin"`
 
 	Begins time.Time `json:"begins"`
@@ -83,7 +88,7 @@ func show(a quota.Account) Account {
 // own shows what the caller has left.
 //
 //	@Summary		What is left of the caller's quotas
-//	@Description	The quotas that count by user or by key of which the caller has used something in the current period: a person sees those of the own user and of all own keys. So does an API key with usage:read; without, it sees those of the user and its own.
+//	@Description	The quotas that count by user, key or subscription (those of plans) of which the caller has used something in the current period: a person sees those of the own user, of all own keys and of all subscriptions of own apps. So does an API key with usage:read; without, it sees those of the user and its own.
 //	@Tags			quotas
 //	@Produce		json
 //	@Security		BearerAuth
@@ -122,6 +127,15 @@ func page(c *gin.Context, accounts Accounts, q *httpapi.Query, f quota.Filter) e
 // maxFilter bounds a filter, in bytes; subjects that are longer are stored as their hash.
 const maxFilter = 128
 
+// kinds are what quotas go by: those of routes as their policies say, and those of plans
+// by subscription.
+func kinds() []string {
+	return []string{
+		policies.ByKey, policies.ByUser, policies.ByRoute, policies.ByService, policies.ByHeader, policies.ByAddress, policies.ByExpression,
+		catalog.QuotaKind,
+	}
+}
+
 // list shows accounts.
 //
 //	@Summary		Quota accounts
@@ -131,7 +145,7 @@ const maxFilter = 128
 //	@Security		BearerAuth
 //	@Security		ApiKeyAuth
 //	@Param			quota	query		string	false	"only this quota"
-//	@Param			by		query		string	false	"only subjects of this kind, such as key"
+//	@Param			by		query		string	false	"only subjects of this kind"	Enums(key,user,route,service,header,address,expression,subscription)
 //	@Param			subject	query		string	false	"only this subject, such as the id of a key"
 //	@Param			limit	query		int		false	"items per page"	minimum(1)	maximum(200)	default(50)
 //	@Param			cursor	query		string	false	"next_cursor of the page before"
@@ -151,6 +165,9 @@ func (h *Admin) list(c *gin.Context) error {
 		if len(q.Get(name)) > maxFilter {
 			return problem.ErrInvalid.WithField(name, "must have at most %d bytes", maxFilter)
 		}
+	}
+	if by := q.Get("by"); by != "" && !slices.Contains(kinds(), by) {
+		return problem.ErrInvalid.WithField("by", "must be one of %s%s", strings.Join(kinds(), ", "), nearest.Question(by, kinds()))
 	}
 	return page(c, h.Accounts, q, quota.Filter{
 		Quota: q.Get("quota"), Kind: q.Get("by"), Subject: q.Get("subject"), After: q.After, Limit: q.Limit + 1,
@@ -243,7 +260,7 @@ type Event struct {
 	Account  string    `json:"account" example:"5f0c3a52-7c1e-8b1d-9a55-0d3f8e6b2c41"`
 	Quota    string    `json:"quota" example:"monthly"`
 	Route    string    `json:"route,omitempty" example:"orders-api"`
-	By       string    `json:"by" example:"key"`
+	By       string    `json:"by" enums:"key,user,route,service,header,address,expression,subscription"`
 	Subject  string    `json:"subject" example:"0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"`
 	Percent  int       `json:"percent" enums:"80,100"`
 	Used     int64     `json:"used" example:"8000"`

@@ -145,6 +145,8 @@ func TestWhoMaySeeAndChangeWhat(t *testing.T) {
 		{"user", "GET", "/admin/v1/quotas", "", 403, ""},
 		{"reading key", "GET", "/admin/v1/quotas/a", "", 403, ""},
 		{"viewer", "GET", "/admin/v1/quotas?quota=q&by=key&subject=s&limit=7", "", 200, "list {Quota:q Kind:key Subject:s Owner: OwnerKey: After: Limit:8}"},
+		{"viewer", "GET", "/admin/v1/quotas?by=subscription&limit=7", "", 200, "list {Quota: Kind:subscription Subject: Owner: OwnerKey: After: Limit:8}"},
+		{"viewer", "GET", "/admin/v1/quotas?by=subscriptions", "", 400, ""},
 		{"viewer", "GET", "/admin/v1/quotas?subject=" + strings.Repeat("x", 129), "", 400, ""},
 		{"viewer", "GET", "/admin/v1/quotas?cursor=x", "", 400, ""},
 		{"viewer", "GET", "/admin/v1/quotas/a", "", 200, "get a"},
