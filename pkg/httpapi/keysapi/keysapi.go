@@ -2,6 +2,7 @@
 package keysapi
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -140,7 +141,7 @@ func (h *Handler) create(c *gin.Context) error {
 		return err
 	}
 	p := httpapi.Principal(c)
-	if err := h.withinCaller(p, in.Scopes); err != nil {
+	if err := h.mayCreate(c, in, at, lifetime); err != nil {
 		return err
 	}
 	if in.Canary {
@@ -160,15 +161,21 @@ func (h *Handler) create(c *gin.Context) error {
 	return nil
 }
 
-// withinCaller keeps a key from making, or getting the secret of, a key that may
-// do more than itself. The answer does not repeat what was typed.
-func (h *Handler) withinCaller(p *access.Principal, scopes []string) error {
-	for i, s := range scopes {
-		if p.Kind == access.KindKey && !h.Guard.Holds(p, s) {
-			return access.ErrScope.WithDetail("The calling API key does not hold scopes[%d] and cannot give it to another.", i)
-		}
+// mayCreate keeps the key that is asked for within the one that calls.
+func (h *Handler) mayCreate(c *gin.Context, in CreateRequest, at *time.Time, lifetime time.Duration) error {
+	within, err := h.boundsOf(c)
+	if err != nil {
+		return err
 	}
-	return nil
+	if at == nil && lifetime > 0 {
+		end := time.Now().Add(lifetime)
+		at = &end
+	}
+	allowed, fields := apikey.ParseAllowedIPs(in.AllowedIPs)
+	if len(fields) > 0 {
+		return problem.ErrInvalid.WithFields(fields)
+	}
+	return cmp.Or(within.scopes(in.Scopes), within.expiry(at), within.networks(allowed))
 }
 
 // expiry reads the two ways to say when a key ends.
@@ -353,12 +360,10 @@ func (h *Handler) update(c *gin.Context) error {
 		}
 		patch.AllowedIPs = &allowed
 	}
-	p := httpapi.Principal(c)
-	if in.Scopes != nil {
-		if err := h.withinCaller(p, *in.Scopes); err != nil {
-			return err
-		}
+	if err := h.mayUpdate(c, patch); err != nil {
+		return err
 	}
+	p := httpapi.Principal(c)
 	k, err := h.Keys.Update(c.Request.Context(), owner(p), c.Param("id"), p.Role, patch)
 	if err != nil {
 		return err
@@ -366,6 +371,21 @@ func (h *Handler) update(c *gin.Context) error {
 	reached(h.Guard, c, k)
 	c.JSON(http.StatusOK, show(k))
 	return nil
+}
+
+// mayUpdate keeps what is changed within the key that calls.
+func (h *Handler) mayUpdate(c *gin.Context, patch apikey.Patch) error {
+	within, err := h.boundsOf(c)
+	if err == nil && patch.Scopes != nil {
+		err = within.scopes(*patch.Scopes)
+	}
+	if err == nil && (patch.ClearExpiry || patch.ExpiresAt != nil) {
+		err = within.expiry(patch.ExpiresAt)
+	}
+	if err == nil && patch.AllowedIPs != nil {
+		err = within.networks(*patch.AllowedIPs)
+	}
+	return err
 }
 
 // RotateRequest is the body of POST /api-keys/{id}/rotate.
@@ -424,11 +444,15 @@ func (h *Handler) mayHold(c *gin.Context, id string) error {
 	if p.Kind != access.KindKey || p.KeyID == id {
 		return nil
 	}
+	within, err := h.boundsOf(c)
+	if err != nil {
+		return err
+	}
 	k, err := h.Keys.Get(c.Request.Context(), owner(p), id)
 	if err != nil {
 		return err
 	}
-	return h.withinCaller(p, k.Scopes)
+	return cmp.Or(within.scopes(k.Scopes), within.expiry(k.ExpiresAt), within.networks(k.AllowedIPs))
 }
 
 // receiptTimeout is how long a revocation waits for the replicas.
