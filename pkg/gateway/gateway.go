@@ -177,8 +177,12 @@ func New(o Options) (*Gateway, error) {
 	if g.lookups, err = newLookups(o.Meter); err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	fetched, err := newFetched(o.Meter)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
 	g.credentials, err = credential.NewCredentials(credential.Options{
-		Secrets: o.Secrets, Signer: o.Signer, RootCAs: o.TokenRoots, Logger: o.Logger, Now: time.Now,
+		Secrets: o.Secrets, Signer: o.Signer, RootCAs: o.TokenRoots, Logger: o.Logger, Now: time.Now, Fetched: fetched,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)

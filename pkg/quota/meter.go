@@ -56,6 +56,9 @@ type Meters struct {
 	lost    atomic.Int64
 	passed  atomic.Int64
 	told    atomic.Int64
+	failed  atomic.Int64
+
+	granted, refused, unknown atomic.Int64 // requests
 }
 
 // shards spread the subjects over locks.
@@ -181,6 +184,19 @@ type lease struct {
 // Reserve takes cost units of the subject, at least 1. The reservation of a request
 // that was allowed is to be settled or cancelled. The error is [ErrUnavailable].
 func (m *Meter) Reserve(ctx context.Context, subject string, cost int64) (Reservation, Decision, error) {
+	r, d, err := m.reserve(ctx, subject, cost)
+	switch {
+	case err != nil:
+		m.unknown.Add(1)
+	case d.Allowed:
+		m.granted.Add(1)
+	default:
+		m.refused.Add(1)
+	}
+	return r, d, err
+}
+
+func (m *Meter) reserve(ctx context.Context, subject string, cost int64) (Reservation, Decision, error) {
 	e := m.lease(subjectOf(subject))
 	defer e.mu.Unlock()
 	now := m.Now()
@@ -287,6 +303,7 @@ func (m *Meter) ask(ctx context.Context, e *lease, now time.Time, least, want in
 			e.stale.Store(true)
 		}
 		m.broken.Store(int64(now.Add(pause).Sub(m.started)))
+		m.failed.Add(1)
 		m.Logger.WarnContext(ctx, "the quota ledger does not answer", "quota", m.quota.Name, "error", err)
 		return Grant{}, err
 	}

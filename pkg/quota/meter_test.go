@@ -103,6 +103,25 @@ func TestExactlyTheLimitPasses(t *testing.T) {
 	}
 }
 
+func TestDecisionsAreCounted(t *testing.T) {
+	w := newWorld(t)
+	ms := w.replica(1000)
+	m := w.meter(ms, 2)
+	for range 5 {
+		w.take(m, "a", 1)
+	}
+	w.ledger.Down = true
+	for range 4 {
+		if _, _, err := m.Reserve(t.Context(), "b", 1); !errors.Is(err, quota.ErrUnavailable) {
+			t.Errorf("without the ledger: %v", err)
+		}
+	}
+	s := ms.Stats()
+	if s.Granted != 2 || s.Refused != 3 || s.Unknown != 4 || s.Failed != 1 {
+		t.Errorf("%d granted, %d refused, %d unknown, %d calls failed", s.Granted, s.Refused, s.Unknown, s.Failed)
+	}
+}
+
 func TestAWarmDecisionAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	m := w.meter(w.replica(100), 1_000_000)

@@ -12,11 +12,19 @@ type Stats struct {
 	Lost      int64 // units that could not be given back: lost to their period
 	Unmetered int64 // units that open quotas let pass without the ledger
 	Events    int64 // that this replica has caused
+
+	Granted int64 // requests that had enough, those without the ledger included
+	Refused int64 // requests that had not
+	Unknown int64 // requests that were refused because the ledger did not answer
+	Failed  int64 // calls of the ledger for units that it did not answer
 }
 
 // Stats walks all subjects; it is meant for metrics.
 func (ms *Meters) Stats() Stats {
-	s := Stats{Lost: ms.lost.Load(), Unmetered: ms.passed.Load(), Events: ms.told.Load()}
+	s := Stats{
+		Lost: ms.lost.Load(), Unmetered: ms.passed.Load(), Events: ms.told.Load(),
+		Granted: ms.granted.Load(), Refused: ms.refused.Load(), Unknown: ms.unknown.Load(), Failed: ms.failed.Load(),
+	}
 	for i := range ms.shards {
 		sh := &ms.shards[i]
 		sh.mu.Lock()

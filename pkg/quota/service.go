@@ -53,8 +53,8 @@ type Filter struct {
 	Kind    string
 	Subject string
 
-	// Owner selects the accounts of a user and of the user's keys; with OwnerKey, of
-	// the keys only of that one.
+	// Owner selects the accounts of a user, of the user's keys and of the subscriptions of
+	// the user's apps; with OwnerKey, of the user and of that key.
 	Owner    string
 	OwnerKey string
 

@@ -27,6 +27,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -91,7 +92,7 @@ func Setup(ctx context.Context, o Options) (*Telemetry, error) {
 	takeSDKErrors(o.Logger)
 	takeStandardLog(o.Logger)
 	t := &Telemetry{registry: prometheus.NewRegistry(), logger: o.Logger}
-	if err := t.startMetrics(res); err != nil {
+	if err := t.startMetrics(o, res); err != nil {
 		return nil, err
 	}
 	if err := t.startTraces(ctx, o, res); err != nil {
@@ -151,7 +152,7 @@ func (u unquoted) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-func (t *Telemetry) startMetrics(res *resource.Resource) error {
+func (t *Telemetry) startMetrics(o Options, res *resource.Resource) error {
 	// The scope labels would put four more labels on each series and say nothing:
 	// every instrument here is the program's own.
 	exporter, err := otelprom.New(otelprom.WithRegisterer(t.registry), otelprom.WithoutScopeInfo())
@@ -162,6 +163,7 @@ func (t *Telemetry) startMetrics(res *resource.Resource) error {
 		sdkmetric.WithResource(res),
 		sdkmetric.WithReader(exporter),
 		sdkmetric.WithCardinalityLimit(seriesPerInstrument),
+		sdkmetric.WithExemplarFilter(exemplarsOf(o)),
 	)
 	if err := runtime.Start(runtime.WithMeterProvider(t.meters)); err != nil {
 		return fmt.Errorf("starting the runtime metrics: %w", err)
@@ -175,6 +177,15 @@ func (t *Telemetry) startMetrics(res *resource.Resource) error {
 		}
 	}
 	return nil
+}
+
+// exemplarsOf says which measurements lead to a trace: those of requests that are
+// sampled. Where nothing is traced there are none, and no series keeps room for them.
+func exemplarsOf(o Options) exemplar.Filter {
+	if endpoint, err := tracesEndpoint(o.Environ); err == nil && endpoint == "" {
+		return exemplar.AlwaysOffFilter
+	}
+	return exemplar.TraceBasedFilter
 }
 
 // MeterProvider makes meters; what they record shows in MetricsHandler.

@@ -371,6 +371,35 @@ func TestExemplarsLeadFromMetricToTrace(t *testing.T) {
 	}
 }
 
+// Where nothing is exported, a trace id of a caller leads nowhere, and no series keeps
+// room for one. A trace that is not sampled leads nowhere either.
+func TestNoExemplarLeadsNowhere(t *testing.T) {
+	sampled := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.FlagsSampled})
+	collector := newCollector(t)
+	for name, c := range map[string]struct {
+		environ func(string) string
+		span    trace.SpanContext
+		want    bool
+	}{
+		"exported":    {environ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL), sampled, true},
+		"not sampled": {environ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL), sampled.WithTraceFlags(0), false},
+		"no exporter": {environ(), sampled, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tel := setup(t, options(c.environ))
+			defer shutDown(t, tel)
+			h, err := tel.MeterProvider().Meter("test").Float64Histogram("wait", metric.WithUnit("s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Record(trace.ContextWithSpanContext(t.Context(), c.span), 0.5)
+			if got := strings.Contains(scrape(t, tel, "application/openmetrics-text; version=1.0.0"), "trace_id="); got != c.want {
+				t.Errorf("exemplar: %t", got)
+			}
+		})
+	}
+}
+
 func TestTwoSetupsDoNotDisturbEachOther(t *testing.T) {
 	a, b := setup(t, options(environ())), setup(t, options(environ()))
 	defer shutDown(t, a)

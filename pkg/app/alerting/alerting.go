@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/keywarden/keywarden/pkg/alert"
 	"github.com/keywarden/keywarden/pkg/alert/channel"
 	"github.com/keywarden/keywarden/pkg/certstore"
@@ -17,6 +19,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/netguard"
 	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
+	"github.com/keywarden/keywarden/pkg/store/postgres/alertstore"
 )
 
 // Options is what it is made of. All fields are required.
@@ -27,6 +30,7 @@ type Options struct {
 	ReplicaID    string
 	Backends     func() []gateway.BackendState // of the document in force
 	Certificates func() []certstore.Info       // that are served
+	Meter        metric.Meter
 	Logger       *slog.Logger
 }
 
@@ -38,6 +42,7 @@ type Alerting struct {
 	dispatcher *alert.Dispatcher
 	webhook    *channel.Webhook
 	slack      *channel.Slack
+	measures   *measures
 }
 
 // New makes everything; nothing is asked for or sent yet.
@@ -51,6 +56,9 @@ func New(o Options) (*Alerting, error) {
 		return nil, fmt.Errorf("alerts.allow_networks: %w", err)
 	}
 	a := &Alerting{webhook: channel.NewWebhook(guard, time.Now), slack: channel.NewSlack(guard)}
+	if a.measures, err = newMeasures(o.Meter); err != nil {
+		return nil, err
+	}
 	senders := map[alert.Kind]alert.Sender{alert.Webhook: a.webhook, alert.Slack: a.slack}
 	if mail := o.Config.SMTP; mail.Host != "" {
 		senders[alert.Email], err = channel.NewMail(channel.MailOptions{
@@ -61,22 +69,23 @@ func New(o Options) (*Alerting, error) {
 			return nil, fmt.Errorf("alerts.smtp: %w", err)
 		}
 	}
+	store := alertstore.New(o.Store)
 	a.Service = alert.NewService(alert.Options{
-		Store: o.Store, Ring: o.Ring, Senders: senders, Now: time.Now, Logger: o.Logger,
+		Store: store, Ring: o.Ring, Senders: senders, Now: time.Now, Logger: o.Logger,
 		CheckURL: func(text string) error { _, err := guard.ParseURL(text); return err },
 	})
 	a.evaluator = alert.NewEvaluator(alert.EvaluatorOptions{
-		Store: o.Store, Figures: o.figures(), Replica: o.ReplicaID, Interval: o.Config.Interval, Logger: o.Logger,
+		Store: store, Figures: o.figures(), Replica: o.ReplicaID, Interval: o.Config.Interval, Logger: o.Logger,
 	})
 	a.dispatcher = alert.NewDispatcher(alert.DispatcherOptions{
-		Outbox: o.Store, Ring: o.Ring, Senders: senders, Replica: o.ReplicaID, Logger: o.Logger,
+		Outbox: store, Ring: o.Ring, Senders: senders, Replica: o.ReplicaID, Logger: o.Logger, Attempted: a.measures.attempted,
 	})
 	return a, nil
 }
 
 // Tasks need the database, and run until the end.
 func (a *Alerting) Tasks() []func(context.Context) error {
-	return []func(context.Context) error{a.Service.Run, a.evaluator.Run, a.dispatcher.Run}
+	return []func(context.Context) error{a.Service.Run, a.evaluator.Run, a.dispatcher.Run, a.countRules}
 }
 
 // Close ends idle connections, once the tasks have ended.

@@ -136,10 +136,14 @@ func New(ctx context.Context, o Options) (_ *Platform, err error) {
 	if p.Roles, err = access.NewRoles(cfg.Accounts.UserScopes); err != nil {
 		return nil, err
 	}
+	applied, err := observeChanges(meter)
+	if err != nil {
+		return nil, err
+	}
 	p.Follower = changes.NewFollower(changes.Options{
 		Log: store, Registry: store, ReplicaID: p.ReplicaID,
 		PollInterval: cfg.Revocation.PollInterval, MaxStaleness: cfg.Revocation.MaxStaleness,
-		Logger: logger, Now: time.Now,
+		Logger: logger, Now: time.Now, Applied: applied,
 	})
 	p.Limiters = inMemory{}
 	if o.Limiters != nil {

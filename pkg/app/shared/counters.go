@@ -33,6 +33,7 @@ type Counters struct {
 	redis    *redis.Store     // nil without
 	guard    *ratelimit.Guard // nil where counters are in memory
 	failures metric.Int64Counter
+	decided  decisions
 }
 
 // counterSubjects is how many subjects one limit remembers in a replica.
@@ -48,6 +49,9 @@ func OpenCounters(o CounterOptions) (c *Counters, err error) {
 	c.failures, err = o.Meter.Int64Counter("keywarden.counters.failures", metric.WithUnit("{failure}"),
 		metric.WithDescription("Times that the store of the rate limits' counters did not answer."))
 	if err != nil {
+		return nil, err
+	}
+	if err := c.observe(); err != nil {
 		return nil, err
 	}
 	if r := o.Config.Redis; !r.URL.Empty() {
@@ -86,6 +90,15 @@ func (c *Counters) shared(name string, l ratelimit.Limit) ratelimit.SharedOption
 
 // Counter implements [chain.Counters].
 func (c *Counters) Counter(name string, l ratelimit.Limit) (policylimit.Counter, error) {
+	counter, err := c.counter(name, l)
+	if err != nil {
+		return nil, err
+	}
+	return &counted{Counter: counter, decided: &c.decided}, nil
+}
+
+// counter is one whose decisions are not counted.
+func (c *Counters) counter(name string, l ratelimit.Limit) (policylimit.Counter, error) {
 	switch {
 	case c.guard == nil:
 		return chain.InMemory{Subjects: counterSubjects, Now: time.Now}.Counter(name, l)
@@ -105,7 +118,7 @@ func (c *Counters) Limiter(name string, burst int, refill time.Duration) (*throt
 	if err != nil {
 		return nil, err
 	}
-	counter, err := c.Counter("platform/"+name, bucket)
+	counter, err := c.counter("platform/"+name, bucket)
 	if err != nil {
 		return nil, err
 	}

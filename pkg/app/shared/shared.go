@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -51,6 +52,8 @@ type State struct {
 	metrics metrics
 	answers httpcache.Store
 	memory  *httpcache.Memory // nil where answers are in Redis
+	stored  atomic.Int64      // answers that were given to the cache
+	swept   atomic.Int64      // unix nanoseconds: when analytics were last found to be summed up
 }
 
 // Bounds that are not worth an option.
@@ -99,7 +102,7 @@ func (s *State) openCache() (err error) {
 		return err
 	}
 	s.Cache, err = cache.Open(cache.Options{
-		Store: s.answers, Now: time.Now, Remote: s.memory == nil, MaxBackground: cacheBackground,
+		Store: countedAnswers{s.answers, &s.stored}, Now: time.Now, Remote: s.memory == nil, MaxBackground: cacheBackground,
 		Observe: s.observeCache(), Panicked: s.cachePanicked,
 	})
 	return err
@@ -128,9 +131,10 @@ func (s *State) Tasks() []func(context.Context) error {
 // rollUp adds usage up for analytics until the end.
 func (s *State) rollUp(ctx context.Context) error {
 	roller := &analytics.Roller{
-		Store: rollup.New(s.options.Store), Raw: s.options.Config.Usage.Retention, Retention: analytics.DefaultRetention(),
+		Store: sweptSums{rollup.New(s.options.Store), &s.swept}, Raw: s.options.Config.Usage.Retention, Retention: analytics.DefaultRetention(),
 		Limits: analytics.DefaultLimits(), Now: time.Now, Logger: s.options.Logger,
 	}
+	s.swept.Store(time.Now().UnixNano()) // until the first time, this is how long it has not been
 	return roller.Run(ctx)
 }
 

@@ -46,6 +46,10 @@ type Options struct {
 	RootCAs *x509.CertPool // of token endpoints; nil: those of the system
 	Logger  *slog.Logger
 	Now     func() time.Time
+
+	// Fetched is told of each question to a token endpoint, for metrics: how long it took,
+	// and why there is no token; nil for nobody.
+	Fetched func(service string, took time.Duration, err error)
 }
 
 // Credentials makes credentials and owns the questions to token endpoints that are
@@ -66,6 +70,9 @@ type Credentials struct {
 func NewCredentials(o Options) (*Credentials, error) {
 	if o.Logger == nil || o.Now == nil {
 		return nil, errors.New("credential: logger and clock are required")
+	}
+	if o.Fetched == nil {
+		o.Fetched = func(string, time.Duration, error) {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Credentials{Options: o, client: newClient(o.RootCAs), ctx: ctx, cancel: cancel}, nil

@@ -81,6 +81,7 @@ type maker struct {
 	signer  credential.Signer
 	roots   *x509.CertPool
 	logger  *slog.Logger
+	fetched func(service string, took time.Duration, err error)
 }
 
 func newMaker(t *testing.T) *maker {
@@ -97,7 +98,7 @@ func (m *maker) make(of services.Credential) *credential.Credential {
 		m.t.Fatal(err)
 	}
 	all, err := credential.NewCredentials(credential.Options{
-		Secrets: m.secrets, Signer: m.signer, RootCAs: m.roots, Logger: m.logger, Now: m.clock.now,
+		Secrets: m.secrets, Signer: m.signer, RootCAs: m.roots, Logger: m.logger, Now: m.clock.now, Fetched: m.fetched,
 	})
 	if err != nil {
 		m.t.Fatal(err)

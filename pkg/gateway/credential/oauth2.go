@@ -135,6 +135,7 @@ func (f *flight) wait(ctx context.Context) (seal.Secret, error) {
 func (o *oauth2) fly(ctx context.Context, f *flight) {
 	asked := o.owner.Now()
 	given, err := o.endpoint.ask(ctx)
+	o.owner.Fetched(o.service, o.owner.Now().Sub(asked), err)
 
 	o.mu.Lock()
 	defer o.mu.Unlock()

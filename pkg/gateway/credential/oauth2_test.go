@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -180,6 +181,30 @@ func TestATokenIsUsedUntilItsEndAndNoLonger(t *testing.T) {
 	m.clock.advance(time.Second) // a tenth of the life is for the way
 	if got, err := present(t, c); !errors.Is(err, credential.ErrUnavailable) || got != "" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestEachQuestionForATokenIsTold(t *testing.T) {
+	i, m := newIssuer(t), newMaker(t)
+	good := i.answer
+	var told []string
+	m.fetched = func(service string, _ time.Duration, err error) {
+		told = append(told, fmt.Sprint(service, " ", err == nil))
+	}
+	i.says(func(w http.ResponseWriter, _ *http.Request, _ int64) { w.WriteHeader(http.StatusServiceUnavailable) })
+	c := m.make(i.credential())
+	for range 3 { // the first one asks
+		if _, err := present(t, c); err == nil {
+			t.Error("there is a token")
+		}
+	}
+	i.says(good)
+	m.clock.advance(time.Minute)
+	for range 3 {
+		wants(t, c, "Bearer token-2")
+	}
+	if want := []string{"orders false", "orders true"}; !slices.Equal(told, want) {
+		t.Errorf("told %v, want %v", told, want)
 	}
 }
 
