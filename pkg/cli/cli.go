@@ -104,7 +104,7 @@ one program on PostgreSQL.
 	flags.StringArrayVar(&c.Set, "set", nil, "set one option, as in --set server.addr=:9090 (repeatable)")
 	root.AddCommand(
 		c.serve(), c.dev(), c.migrate(), c.admin(), c.audit(), c.configuration(),
-		c.keygen(), c.healthcheck(), document.OpenAPI(c.Shell), c.version(),
+		c.keygen(), c.healthcheck(), c.doctor(), c.backup(), c.restore(), document.OpenAPI(c.Shell), c.version(),
 	)
 	root.AddCommand(operate.Commands(c.Shell)...)
 	root.InitDefaultHelpCmd()

@@ -44,7 +44,7 @@ func (c *command) serve() *cobra.Command {
 			defer lines.Close()
 			logger := telemetry.NewLogger(lines, logLevel(cfg), cfg.Log.Format)
 			lines.ReportTo(logger)
-			return app.Run(cmd.Context(), app.Options{Config: cfg, Env: c.Env(), Reload: c.Sys.Reload, Logger: logger})
+			return app.Run(cmd.Context(), app.Options{Config: cfg, Env: c.Env(), Reload: c.Sys.Reload, Logger: logger, LostLines: lines.Lost})
 		},
 	}
 }

@@ -76,6 +76,12 @@ func rules(c *Config, serving bool) []rule {
 			c.Gateway.File != "" && c.Gateway.Source == "database",
 			"must be empty when gateway.source is database: the document is in one place; put the file there with keywarden config apply",
 		},
+		{
+			[]string{"gateway.file", "gateway.source"},
+			c.Gateway.File != "" && c.Gateway.Source == SourceKubernetes,
+			"must be empty when gateway.source is kubernetes: the document is made of the objects of the cluster, and never merged with another",
+		},
+		c.Gateway.Kubernetes.unused(c.Gateway.Source),
 	}
 }
 
