@@ -1,6 +1,9 @@
 package app
 
-import "runtime/debug"
+import (
+	"cmp"
+	"runtime/debug"
+)
 
 // Build says which program this is.
 type Build struct {
@@ -9,8 +12,20 @@ type Build struct {
 	Go      string `json:"go"`
 }
 
-// Version reads what the Go tool recorded in the binary.
+// The linker sets these (-X) where the Go tool records nothing: an image is built
+// without the history of the repository.
+var linkedVersion, linkedCommit string
+
+// Version reads what the linker or, without that, the Go tool recorded in the
+// binary.
 func Version() Build {
+	b := recorded()
+	b.Version, b.Commit = cmp.Or(linkedVersion, b.Version), cmp.Or(linkedCommit, b.Commit)
+	return b
+}
+
+// recorded is what the Go tool recorded.
+func recorded() Build {
 	b := Build{Version: "development", Commit: "unknown", Go: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

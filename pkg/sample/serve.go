@@ -24,6 +24,9 @@ const (
 	maxHeaderBytes = 64 << 10
 )
 
+// healthTimeout bounds the question of --healthcheck.
+const healthTimeout = 3 * time.Second
+
 // Command is a sample service as a program.
 type Command struct {
 	Name    string // of the program, for its help and its log
@@ -33,11 +36,14 @@ type Command struct {
 
 // Run serves until ctx ends and returns the exit code: 0 after an orderly end, 1
 // when serving failed, 2 for wrong arguments. The address is --addr, else the
-// variable ADDR, else the default. The log is JSON on stderr.
+// variable ADDR, else the default. The log is JSON on stderr. With --healthcheck it
+// serves nothing, but asks the service that listens on that address, for images
+// without a shell, and returns 1 when that is not well.
 func (c Command) Run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) int {
 	flags := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	addr := flags.String("addr", cmp.Or(getenv("ADDR"), c.Addr), "address to listen on (env ADDR)")
+	ask := flags.Bool("healthcheck", false, "ask the service at the address whether it is well, and serve nothing")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -49,6 +55,13 @@ func (c Command) Run(ctx context.Context, args []string, getenv func(string) str
 		return 2
 	}
 	logger := slog.New(slog.NewJSONHandler(stderr, nil)).With("service", c.Name)
+	if *ask {
+		if err := askHealth(ctx, *addr); err != nil {
+			logger.ErrorContext(ctx, "not healthy", "addr", *addr, "error", err)
+			return 1
+		}
+		return 0
+	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", *addr)
 	if err != nil {
 		logger.ErrorContext(ctx, "cannot listen", "addr", *addr, "error", err)
@@ -59,6 +72,31 @@ func (c Command) Run(ctx context.Context, args []string, getenv func(string) str
 		return 1
 	}
 	return 0
+}
+
+// askHealth asks the service that listens on addr of this machine.
+func askHealth(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	url := "http://" + net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port) + "/health"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answered %s", url, resp.Status)
+	}
+	return nil
 }
 
 // Serve serves h on listener until ctx ends, then ends event streams, lets other

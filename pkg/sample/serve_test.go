@@ -138,6 +138,9 @@ func TestRunServesWhereItIsTold(t *testing.T) {
 		if resp := get(t, "http://"+addr+"/health"); resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: health answers %d", name, resp.StatusCode)
 		}
+		if code := (Command{Name: "usersvc"}).Run(ctx, []string{"--addr", addr, "--healthcheck"}, env(nil), io.Discard); code != 0 {
+			t.Errorf("%s: the health check ends with %d while the service runs", name, code)
+		}
 		stop()
 		if got := <-code; got != 0 {
 			t.Errorf("%s: exit code %d, want 0", name, got)
@@ -149,6 +152,8 @@ func TestRunServesWhereItIsTold(t *testing.T) {
 func TestRunRefusesWhatItCannotDo(t *testing.T) {
 	busy := local(t)
 	defer func() { _ = busy.Close() }()
+	gone := local(t)
+	_ = gone.Close()
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -159,6 +164,8 @@ func TestRunRefusesWhatItCannotDo(t *testing.T) {
 		"argument":      {[]string{"serve"}, 2, "takes no arguments"},
 		"address taken": {[]string{"--addr", busy.Addr().String()}, 1, "address already in use"},
 		"bad address":   {[]string{"--addr", "nonsense"}, 1, "cannot listen"},
+		"not healthy":   {[]string{"--addr", gone.Addr().String(), "--healthcheck"}, 1, "connection refused"},
+		"no port":       {[]string{"--addr", "nonsense", "--healthcheck"}, 1, "missing port"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		var out bytes.Buffer
