@@ -3277,6 +3277,12 @@ const docTemplate = `{
                         "description": "OK",
                         "schema": {
                             "$ref": "#/definitions/catalogapi.Product"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "for If-Match, when the product is replaced; plans have their own"
+                            }
                         }
                     },
                     "401": {
@@ -3314,7 +3320,7 @@ const docTemplate = `{
                         "ApiKeyAuth": []
                     }
                 ],
-                "description": "What the product opens holds at once, on every replica. A name that no route has opens nothing.",
+                "description": "What the product opens holds at once, on every replica. A name that no route has opens nothing; the answer warns of it. With If-Match a change is refused that somebody else's was faster than; the tag is the ETag of the product, which is its updated_at in quotes. If-None-Match: * makes a new product only.",
                 "consumes": [
                     "application/json"
                 ],
@@ -3334,6 +3340,18 @@ const docTemplate = `{
                         "required": true
                     },
                     {
+                        "type": "string",
+                        "description": "ETag of what is replaced",
+                        "name": "If-Match",
+                        "in": "header"
+                    },
+                    {
+                        "type": "string",
+                        "description": "* when there is no such product yet",
+                        "name": "If-None-Match",
+                        "in": "header"
+                    },
+                    {
                         "description": "the product",
                         "name": "body",
                         "in": "body",
@@ -3348,12 +3366,24 @@ const docTemplate = `{
                         "description": "changed",
                         "schema": {
                             "$ref": "#/definitions/catalogapi.Product"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "for If-Match"
+                            }
                         }
                     },
                     "201": {
                         "description": "made",
                         "schema": {
                             "$ref": "#/definitions/catalogapi.Product"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "for If-Match"
+                            }
                         }
                     },
                     "400": {
@@ -3376,6 +3406,12 @@ const docTemplate = `{
                     },
                     "409": {
                         "description": "there are too many products",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "it has been changed since, or deleted",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -3482,7 +3518,7 @@ const docTemplate = `{
                         "ApiKeyAuth": []
                     }
                 ],
-                "description": "New limits hold at once for all that are subscribed to the plan. Another rate begins with its whole burst; a quota of the same period goes on with what was used.",
+                "description": "New limits hold at once for all that are subscribed to the plan. Another rate begins with its whole burst; a quota of the same period goes on with what was used. With If-Match a change is refused that somebody else's was faster than; the tag is the updated_at of the plan in quotes. If-None-Match: * makes a new plan only.",
                 "consumes": [
                     "application/json"
                 ],
@@ -3509,6 +3545,18 @@ const docTemplate = `{
                         "required": true
                     },
                     {
+                        "type": "string",
+                        "description": "tag of what is replaced",
+                        "name": "If-Match",
+                        "in": "header"
+                    },
+                    {
+                        "type": "string",
+                        "description": "* when there is no such plan yet",
+                        "name": "If-None-Match",
+                        "in": "header"
+                    },
+                    {
                         "description": "the plan",
                         "name": "body",
                         "in": "body",
@@ -3523,12 +3571,24 @@ const docTemplate = `{
                         "description": "changed",
                         "schema": {
                             "$ref": "#/definitions/catalogapi.Plan"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "for If-Match"
+                            }
                         }
                     },
                     "201": {
                         "description": "made",
                         "schema": {
                             "$ref": "#/definitions/catalogapi.Plan"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "for If-Match"
+                            }
                         }
                     },
                     "400": {
@@ -3557,6 +3617,12 @@ const docTemplate = `{
                     },
                     "409": {
                         "description": "the product has too many plans",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
+                    "412": {
+                        "description": "it has been changed since, or deleted",
                         "schema": {
                             "$ref": "#/definitions/problem.Document"
                         }
@@ -3755,8 +3821,18 @@ const docTemplate = `{
                         "in": "query"
                     },
                     {
+                        "enum": [
+                            "key",
+                            "user",
+                            "route",
+                            "service",
+                            "header",
+                            "address",
+                            "expression",
+                            "subscription"
+                        ],
                         "type": "string",
-                        "description": "only subjects of this kind, such as key",
+                        "description": "only subjects of this kind",
                         "name": "by",
                         "in": "query"
                     },
@@ -8519,7 +8595,7 @@ const docTemplate = `{
                         "ApiKeyAuth": []
                     }
                 ],
-                "description": "The quotas that count by user or by key of which the caller has used something in the current period: a person sees those of the own user and of all own keys. So does an API key with usage:read; without, it sees those of the user and its own.",
+                "description": "The quotas that count by user, key or subscription (those of plans) of which the caller has used something in the current period: a person sees those of the own user, of all own keys and of all subscriptions of own apps. So does an API key with usage:read; without, it sees those of the user and its own.",
                 "produces": [
                     "application/json"
                 ],
@@ -9641,7 +9717,8 @@ const docTemplate = `{
                     "type": "string",
                     "enum": [
                         "file",
-                        "database"
+                        "database",
+                        "kubernetes"
                     ]
                 }
             }
@@ -11132,6 +11209,13 @@ const docTemplate = `{
                 "visible": {
                     "description": "for operators",
                     "type": "boolean"
+                },
+                "warnings": {
+                    "description": "for operators: what is accepted, and may be a mistake",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/catalogapi.Warning"
+                    }
                 }
             }
         },
@@ -11275,6 +11359,19 @@ const docTemplate = `{
                 },
                 "user_id": {
                     "type": "string"
+                }
+            }
+        },
+        "catalogapi.Warning": {
+            "type": "object",
+            "properties": {
+                "detail": {
+                    "type": "string",
+                    "example": "the gateway document in force has no route or API of this name, did you mean people?"
+                },
+                "field": {
+                    "type": "string",
+                    "example": "routes[0]"
                 }
             }
         },
@@ -12383,7 +12480,8 @@ const docTemplate = `{
                         "service",
                         "header",
                         "address",
-                        "expression"
+                        "expression",
+                        "subscription"
                     ]
                 },
                 "ends": {
@@ -12416,7 +12514,7 @@ const docTemplate = `{
                     "example": "orders-api"
                 },
                 "subject": {
-                    "description": "id of the key or user, and so on",
+                    "description": "id of the key, user or subscription, and so on",
                     "type": "string",
                     "example": "0198c1f4-5b2e-7c3a-8f11-2d6f0f6a7b90"
                 },
@@ -12447,7 +12545,16 @@ const docTemplate = `{
                 },
                 "by": {
                     "type": "string",
-                    "example": "key"
+                    "enum": [
+                        "key",
+                        "user",
+                        "route",
+                        "service",
+                        "header",
+                        "address",
+                        "expression",
+                        "subscription"
+                    ]
                 },
                 "capacity": {
                     "description": "limit and top-up",

@@ -53,7 +53,7 @@ func (a *application) adminAPI() []resource {
 		&apisapi.Handler{Document: document, Guard: guard, Cursors: cursors},
 		&cacheapi.Handler{Purger: a.shared.Purges, Receipts: a.platform.Follower, Guard: guard},
 		&quotaapi.Admin{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
-		&catalogapi.Admin{Catalog: a.platform.Catalog, Guard: guard, Cursors: cursors},
+		&catalogapi.Admin{Catalog: a.platform.Catalog, Guard: guard, Cursors: cursors, Routes: a.document.routes},
 		&kvmapi.Handler{Secrets: a.platform.Secrets, Guard: guard, Cursors: cursors},
 		&alertsapi.Handler{Alerts: a.alerting.Service, Guard: guard, Cursors: cursors},
 		&postureapi.Handler{Facts: keysafety.Facts(a.Config, a.platform.Store, a.document.current, func() []string { return a.paths }), Guard: guard, Now: time.Now},
@@ -77,7 +77,7 @@ func (a *application) documentAPI(guard *httpapi.Guard, cursors httpapi.Cursors)
 // files are those of this machine that documents may name.
 func (a *application) files() files.Allowed {
 	g := a.Config.Gateway
-	return files.Allowed{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source == "file"}
+	return files.Allowed{Dir: g.FilesDir, Anywhere: g.FilesDir == "" && g.Source != "database"}
 }
 
 // reloadDocument reads the gateway document again, if there is one.
@@ -111,6 +111,15 @@ func (k *keeper) current() (spec.Document, bool) {
 	return *doc, true
 }
 
+// routes are the names of the routes of the document in force, known after the first.
+func (k *keeper) routes() (names []string, known bool) {
+	doc, known := k.current()
+	for i := range doc.Routes {
+		names = append(names, doc.Routes[i].Name)
+	}
+	return names, known
+}
+
 // ---- what is served
 
 // stateReader tells the state of the program in the words of the admin API.
@@ -140,6 +149,7 @@ func (r stateReader) State(ctx context.Context) (adminapi.State, error) {
 	for _, name := range slices.Sorted(maps.Keys(served.Unusable)) {
 		s.Errors = append(s.Errors, adminapi.ObjectError{Object: "route", Name: name, Detail: served.Unusable[name].Error()})
 	}
+	s.Errors = append(s.Errors, r.a.refusedObjects()...)
 	if r.a.certs != nil {
 		for _, c := range r.a.certs.Certificates() {
 			s.Certificates = append(s.Certificates, adminapi.Certificate{Names: c.Names, Source: c.File, NotAfter: c.NotAfter, Error: c.Error})

@@ -28,6 +28,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
 	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/httpserver"
+	"github.com/keywarden/keywarden/pkg/kubernetes"
 	"github.com/keywarden/keywarden/pkg/telemetry"
 )
 
@@ -42,6 +43,8 @@ type Options struct {
 	Prepare      func() error                  // called when the data directory is held, before the gateway document is read
 	Tasks        []func(context.Context) error // run beside the server
 	Abandon      func()                        // called when Tasks will not be run after all
+
+	LostLines func() int64 // of the log so far; nil where none are lost
 
 	// Ready is called once, when requests are served; an error ends the program.
 	Ready func(ctx context.Context, p *platform.Platform, addr net.Addr) error
@@ -115,6 +118,7 @@ type application struct {
 	data      http.Handler          // the gateway behind its admission
 	source    interface{ Reload() } // nil without a gateway document
 	revisions *feed.Database        // nil unless the database is the source
+	cluster   *kubernetes.Source    // nil unless a cluster is the source
 	reporter  *feed.Reporter
 	document  *keeper
 	certs     *certstore.Store // nil without TLS

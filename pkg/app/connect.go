@@ -63,7 +63,7 @@ func (a *application) hasDocument() bool {
 	if a.database.Private {
 		return false
 	}
-	return a.Config.Gateway.File != "" || a.revisions != nil && a.revisions.Kept() == nil
+	return a.Config.Gateway.File != "" || a.cluster != nil || a.revisions != nil && a.revisions.Kept() == nil
 }
 
 // connect makes one attempt: the schema is brought up to date or checked, and the

@@ -49,7 +49,7 @@ func OpenDatabase(ctx context.Context, cfg *config.Config, env Env, logger *slog
 	if !cfg.Database.URL.Empty() {
 		return &Database{URL: cfg.Database.URL}, nil
 	}
-	dir, err := postgresDir(cfg, env)
+	dir, err := PostgresDir(cfg, env)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func OpenDatabase(ctx context.Context, cfg *config.Config, env Env, logger *slog
 // is none.
 func JoinDatabase(ctx context.Context, cfg *config.Config, env Env, logger *slog.Logger) (*Database, error) {
 	if cfg.Database.URL.Empty() {
-		dir, err := postgresDir(cfg, env)
+		dir, err := PostgresDir(cfg, env)
 		if err != nil {
 			return nil, err
 		}
@@ -76,8 +76,8 @@ func JoinDatabase(ctx context.Context, cfg *config.Config, env Env, logger *slog
 	return OpenDatabase(ctx, cfg, env, logger)
 }
 
-// postgresDir is where the private server lives.
-func postgresDir(cfg *config.Config, env Env) (string, error) {
+// PostgresDir is where the private server lives.
+func PostgresDir(cfg *config.Config, env Env) (string, error) {
 	dir, err := env.DataDir(cfg)
 	return filepath.Join(dir, postgresFolder), err
 }
@@ -125,12 +125,18 @@ func Keyring(cfg *config.Config, env Env, keyInDataDir bool) (*seal.Keyring, err
 	return seal.ParseKeyring(key, cfg.Security.MasterKeysRetired...)
 }
 
-func masterKeyOf(cfg *config.Config, env Env) (seal.Secret, error) {
+// MasterKeyPath is where the key is kept that was made at the first start.
+func MasterKeyPath(cfg *config.Config, env Env) (string, error) {
 	dir, err := env.DataDir(cfg)
+	return filepath.Join(dir, masterKeyFile), err
+}
+
+func masterKeyOf(cfg *config.Config, env Env) (seal.Secret, error) {
+	path, err := MasterKeyPath(cfg, env)
 	if err != nil {
 		return seal.Secret{}, err
 	}
-	path := filepath.Join(dir, masterKeyFile)
+	dir := filepath.Dir(path)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return makeMasterKey(dir, path)
@@ -171,8 +177,8 @@ func makeMasterKey(dir, path string) (seal.Secret, error) {
 }
 
 // checkSchema refuses a schema that is not the one this binary was made for,
-// where migrating at the start is switched off. A newer one is accepted: the
-// migrations of one version only add to what the version before needs.
+// where migrating at the start is switched off. A newer one is accepted as long as it has
+// only added to what this binary needs.
 func checkSchema(ctx context.Context, url seal.Secret, logger *slog.Logger) error {
 	status, err := postgres.ReadSchemaStatus(ctx, url)
 	switch {
@@ -182,6 +188,8 @@ func checkSchema(ctx context.Context, url seal.Secret, logger *slog.Logger) erro
 		return postgres.ErrDirtySchema
 	case status.Version < status.Latest:
 		return fmt.Errorf("the schema is at version %d and this binary needs %d; run: keywarden migrate up", status.Version, status.Latest)
+	case !status.Serves():
+		return postgres.ErrNewerSchema
 	case status.Version > status.Latest:
 		logger.WarnContext(ctx, "the schema is newer than this binary", "version", status.Version, "known", status.Latest)
 	}

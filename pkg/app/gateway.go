@@ -10,6 +10,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/changes"
+	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/admission"
@@ -109,6 +110,8 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	switch {
 	case g.Source == "database":
 		a.openRevisions()
+	case g.Source == config.SourceKubernetes:
+		a.openCluster()
 	case g.File != "":
 		file := feed.NewFile(g.File, g.Watch, a.reporter, a.Logger)
 		if err := file.Load(); err != nil {
@@ -120,12 +123,15 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 	return nil
 }
 
+// alertingScope names what package alerting measures.
+const alertingScope = "github.com/keywarden/keywarden/pkg/app/alerting"
+
 // openAlerting makes what watches over the installation.
 func (a *application) openAlerting(closing *cleanups) (err error) {
 	a.alerting, err = alerting.New(alerting.Options{
 		Config: a.Config.Alerts, Store: a.platform.Store, Ring: a.platform.Ring, ReplicaID: a.platform.ReplicaID,
 		Backends:     func() []gateway.BackendState { return a.gateway.State().Backends },
-		Certificates: a.certificates, Logger: a.Logger,
+		Certificates: a.certificates, Meter: a.telemetry.MeterProvider().Meter(alertingScope), Logger: a.Logger,
 	})
 	if err != nil {
 		return err
@@ -160,9 +166,12 @@ func (a *application) openRevisions() {
 }
 
 // loadRevision gives the gateway its document before the first request, where the
-// database is the source.
+// database or a cluster is the source.
 func (a *application) loadRevision(ctx context.Context) error {
 	switch {
+	case a.cluster != nil:
+		a.cluster.Load(ctx)
+		return nil
 	case a.revisions == nil:
 		return nil
 	case a.connected:

@@ -35,7 +35,7 @@ var kinds = map[string]problem.Kind{
 	"TooLarge": problem.TooLarge, "URITooLong": problem.URITooLong, "UnsupportedMedia": problem.UnsupportedMedia,
 	"Misdirected": problem.Misdirected, "Unprocessable": problem.Unprocessable, "TooManyRequests": problem.TooManyRequests,
 	"HeadersTooLarge": problem.HeadersTooLarge, "NotImplemented": problem.NotImplemented, "BadGateway": problem.BadGateway,
-	"Unavailable": problem.Unavailable, "GatewayTimeout": problem.GatewayTimeout,
+	"Unavailable": problem.Unavailable, "GatewayTimeout": problem.GatewayTimeout, "LoopDetected": problem.LoopDetected,
 }
 
 // definedProblems finds every problem.Define below pkg/.

@@ -30,8 +30,16 @@ func TestCatalogSaysWhatCannotBeDone(t *testing.T) {
 	want(400, "GET", "/admin/v1/products?limit=x", nil, admin...)
 	want(400, "PUT", product, object{"routes": []string{"*"}}, admin...)
 	want(413, "PUT", product, large, admin...)
-	want(201, "PUT", plan, object{}, admin...)
-	want(200, "PUT", plan, object{}, admin...)
+	made := want(201, "PUT", plan, object{}, admin...)
+	want(200, "PUT", plan, object{}, append(admin, "If-Match", made.Header.Get("ETag"))...)
+	want(412, "PUT", plan, object{}, append(admin, "If-Match", made.Header.Get("ETag"))...)
+	people := object{"visible": true, "routes": []string{"people"}}
+	want(412, "PUT", product, people, append(admin, "If-None-Match", "*")...)
+	mistyped := want(200, "PUT", product, object{"visible": true, "routes": []string{"people", "peple.list"}}, append(admin, "If-Match", "*")...)
+	if !strings.Contains(string(mistyped.Body), "routes[1]") || !strings.Contains(string(mistyped.Body), "did you mean people.list?") {
+		t.Errorf("a name that opens nothing is accepted in silence: %s", mistyped.Body)
+	}
+	want(200, "PUT", product, people, append(admin, "If-Match", mistyped.Header.Get("ETag"))...)
 	want(400, "PUT", plan, object{"approval": "nobody"}, admin...)
 	want(401, "PUT", plan, object{})
 	want(403, "PUT", plan, object{}, viewer...)

@@ -78,6 +78,13 @@ func TestAppsReachWhatTheyAreSubscribedTo(t *testing.T) {
 			t.Errorf("request %d: %v", i, a.Header)
 		}
 	}
+	own := p.Want(t, http.StatusOK, "GET", "/quotas", nil, ann.Auth()...).JSON(t)["items"].([]any)
+	if len(own) != 1 || own[0].(map[string]any)["by"] != "subscription" || own[0].(map[string]any)["subject"] != id {
+		t.Errorf("the developer sees %v of the quota of the plan", own)
+	}
+	if others := p.Want(t, http.StatusOK, "GET", "/quotas", nil, ben.Auth()...).JSON(t)["items"].([]any); len(others) != 0 {
+		t.Errorf("another developer sees %v", others)
+	}
 	a := p.Want(t, http.StatusTooManyRequests, "GET", "/people/1", nil, key.Auth()...)
 	if a.JSON(t)["code"] != "gateway.rate_limited" || a.Header.Get("Retry-After") == "" {
 		t.Errorf("%v %s", a.Header, a.Body)

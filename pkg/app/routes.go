@@ -208,6 +208,9 @@ func (a *application) checks() []systemapi.Check {
 			return nil
 		}},
 	}
+	if a.cluster != nil {
+		return append(checks, a.clusterCheck())
+	}
 	if a.revisions == nil {
 		return checks
 	}

@@ -31,7 +31,7 @@ var (
 	ErrInvalid = problem.Define(problem.Unprocessable, "config.invalid",
 		"The gateway document would not be valid; nothing was changed.")
 	ErrSourceIsFile = problem.Define(problem.Conflict, "config.source_is_file",
-		"The gateway document is a file on each replica: change the file, or set gateway.source to database.")
+		"The gateway document is not kept by this API: change the file, or the objects of Kubernetes, that it comes from, or set gateway.source to database.")
 	ErrPrecondition = problem.Define(problem.PreconditionRequired, "config.precondition_required",
 		"Say which document the change is based on: send If-Match with the ETag of GET /admin/v1/config, or If-None-Match with * for the first one.")
 	ErrUnknownObject = problem.Define(problem.NotFound, "config.unknown_object",

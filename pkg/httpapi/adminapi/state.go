@@ -9,7 +9,7 @@ import (
 
 // State is what this replica serves, and what the others say that they do.
 type State struct {
-	Source    string     `json:"source" enums:"file,database"`
+	Source    string     `json:"source" enums:"file,database,kubernetes"`
 	Revision  int64      `json:"revision,omitempty" example:"12"` // served here; absent from a file
 	Digest    string     `json:"digest,omitempty"`                // of the document that is served here
 	AppliedAt *time.Time `json:"applied_at,omitempty"`
