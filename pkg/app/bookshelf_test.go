@@ -63,8 +63,8 @@ func TestBookshelfFromDescriptionToProduct(t *testing.T) {
 		"rate": object{"requests": 10, "window": "1m"}, "quota": object{"units": 1000, "period": "month"},
 	}, operator...)
 	developer, other := p.User(t), p.User(t)
-	app := p.Want(t, http.StatusCreated, "POST", "/apps", object{"name": "my shop"}, developer.Auth()...).Text(t, "id")
-	subscription := p.Want(t, http.StatusCreated, "POST", "/apps/"+app+"/subscriptions",
+	app := p.Want(t, http.StatusCreated, "POST", "/catalog/apps", object{"name": "my shop"}, developer.Auth()...).Text(t, "id")
+	subscription := p.Want(t, http.StatusCreated, "POST", "/catalog/apps/"+app+"/subscriptions",
 		object{"product": "bookshelf", "plan": "reader"}, developer.Auth()...).Text(t, "id")
 	key := p.Key(t, developer, object{"app": app})
 	plain := p.Key(t, other, nil)
@@ -98,7 +98,7 @@ func TestBookshelfFromDescriptionToProduct(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d: %s", c.method, c.path, a.Status, c.status, a.Body)
 		}
 	}
-	p.Want(t, http.StatusNotFound, "GET", "/apps/"+app, nil, other.Auth()...)
+	p.Want(t, http.StatusNotFound, "GET", "/catalog/apps/"+app, nil, other.Auth()...)
 
 	// The plan holds, and its end does.
 	apptest.Eventually(t, "the end of what the plan allows", func() bool {

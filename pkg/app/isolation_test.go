@@ -30,15 +30,15 @@ const (
 // /admin/v1, which is for operators as a whole.
 func standings() map[string]standing {
 	return map[string]standing{
-		"GET /analytics": forCallers, "GET /usage": forCallers, "GET /quotas": forCallers, "GET /products": forCallers,
-		"GET /products/{product}": forOwners, // those of operators that are hidden
-		"GET /api-keys":           forCallers, "POST /api-keys": forCallers, "GET /api-keys/self": forCallers,
+		"GET /analytics": forCallers, "GET /usage": forCallers, "GET /quotas": forCallers, "GET /catalog/products": forCallers,
+		"GET /catalog/products/{product}": forOwners, // those of operators that are hidden
+		"GET /api-keys":                   forCallers, "POST /api-keys": forCallers, "GET /api-keys/self": forCallers,
 		"GET /api-keys/{id}": forOwners, "PATCH /api-keys/{id}": forOwners, "DELETE /api-keys/{id}": forOwners,
 		"GET /api-keys/{id}/privileges": forOwners, "POST /api-keys/{id}/rotate": forOwners, "POST /api-keys/{id}/release": forOperators,
-		"GET /api/test": forCallers, "GET /apps": forCallers, "POST /apps": forCallers,
-		"GET /apps/{app}": forOwners, "PATCH /apps/{app}": forOwners, "DELETE /apps/{app}": forOwners,
-		"GET /apps/{app}/subscriptions": forOwners, "POST /apps/{app}/subscriptions": forOwners,
-		"GET /apps/{app}/subscriptions/{subscription}": forOwners, "DELETE /apps/{app}/subscriptions/{subscription}": forOwners,
+		"GET /api/test": forCallers, "GET /catalog/apps": forCallers, "POST /catalog/apps": forCallers,
+		"GET /catalog/apps/{app}": forOwners, "PATCH /catalog/apps/{app}": forOwners, "DELETE /catalog/apps/{app}": forOwners,
+		"GET /catalog/apps/{app}/subscriptions": forOwners, "POST /catalog/apps/{app}/subscriptions": forOwners,
+		"GET /catalog/apps/{app}/subscriptions/{subscription}": forOwners, "DELETE /catalog/apps/{app}/subscriptions/{subscription}": forOwners,
 		"GET /audit": forOperators, "POST /auth/logout": forCallers, "POST /auth/password": forCallers,
 		"GET /auth/sessions": forCallers, "DELETE /auth/sessions/{id}": forOwners, "GET /decisions/{id}": forOwners,
 		"GET /users": forOperators, "GET /users/me": forCallers, "PATCH /users/me": forCallers,
@@ -155,8 +155,8 @@ type developer struct{ app, subscription, decision, session, cursor, account str
 func (w *isolated) developer(t *testing.T, u *apptest.User) (apptest.Key, developer) {
 	t.Helper()
 	var d developer
-	d.app = w.Want(t, http.StatusCreated, "POST", "/apps", object{"name": "book of " + u.Email}, u.Auth()...).Text(t, "id")
-	d.subscription = w.Want(t, http.StatusCreated, "POST", "/apps/"+d.app+"/subscriptions", object{"product": "shown", "plan": "free"}, u.Auth()...).Text(t, "id")
+	d.app = w.Want(t, http.StatusCreated, "POST", "/catalog/apps", object{"name": "book of " + u.Email}, u.Auth()...).Text(t, "id")
+	d.subscription = w.Want(t, http.StatusCreated, "POST", "/catalog/apps/"+d.app+"/subscriptions", object{"product": "shown", "plan": "free"}, u.Auth()...).Text(t, "id")
 	key := w.Key(t, u, object{"scopes": []string{
 		"profile:read", "profile:write", "keys:read", "keys:write", "apps:read", "apps:write", "usage:read",
 	}})
@@ -184,23 +184,23 @@ func (w *isolated) things(t *testing.T) {
 	w.annsKey, anns = w.developer(t, w.ann)
 	w.bens, bens = w.developer(t, w.ben)
 	maps.Copy(w.identifiers, map[string]identifier{
-		"/api-keys/{id}":                            {w.annsKey.ID, w.bens.ID, unknownID},
-		"/apps/{app}":                               {anns.app, bens.app, unknownID},
-		"/auth/sessions/{id}":                       {anns.session, "", unknownID},
-		"/decisions/{id}":                           {anns.decision, bens.decision, "made-up"},
-		"/products/{product}":                       {"hidden", "", "none"},
-		"/users/{id}":                               {w.ann.ID, w.ben.ID, unknownID},
-		"/admin/v1/apps/{app}":                      {anns.app, bens.app, unknownID},
-		"/apps/{app}/subscriptions/{subscription}":  {anns.subscription, bens.subscription, unknownID},
-		"/admin/v1/subscriptions/{subscription}":    {anns.subscription, bens.subscription, unknownID},
-		"/admin/v1/quotas/{id}":                     {anns.account, bens.account, unknownID},
-		"/admin/v1/apis/{name}":                     {"people", "", "none"},
-		"/admin/v1/config/revisions/{number}":       {"1", "", "999"},
-		"/admin/v1/products/{product}":              {"hidden", "", "none"},
-		"/admin/v1/products/{product}/plans/{plan}": {"free", "", "none"},
-		"/admin/v1/routes/{name}":                   {"counted", "", "none"},
-		"/admin/v1/secrets/{name}":                  {"warehouse", "", "none"},
-		"/admin/v1/services/{name}":                 {"nowhere", "", "none"},
+		"/api-keys/{id}":              {w.annsKey.ID, w.bens.ID, unknownID},
+		"/catalog/apps/{app}":         {anns.app, bens.app, unknownID},
+		"/auth/sessions/{id}":         {anns.session, "", unknownID},
+		"/decisions/{id}":             {anns.decision, bens.decision, "made-up"},
+		"/catalog/products/{product}": {"hidden", "", "none"},
+		"/users/{id}":                 {w.ann.ID, w.ben.ID, unknownID},
+		"/admin/v1/apps/{app}":        {anns.app, bens.app, unknownID},
+		"/catalog/apps/{app}/subscriptions/{subscription}": {anns.subscription, bens.subscription, unknownID},
+		"/admin/v1/subscriptions/{subscription}":           {anns.subscription, bens.subscription, unknownID},
+		"/admin/v1/quotas/{id}":                            {anns.account, bens.account, unknownID},
+		"/admin/v1/apis/{name}":                            {"people", "", "none"},
+		"/admin/v1/config/revisions/{number}":              {"1", "", "999"},
+		"/admin/v1/products/{product}":                     {"hidden", "", "none"},
+		"/admin/v1/products/{product}/plans/{plan}":        {"free", "", "none"},
+		"/admin/v1/routes/{name}":                          {"counted", "", "none"},
+		"/admin/v1/secrets/{name}":                         {"warehouse", "", "none"},
+		"/admin/v1/services/{name}":                        {"nowhere", "", "none"},
 	})
 	w.parameters = map[string]identifier{
 		"user_id": {w.ann.ID, w.ben.ID, unknownID}, "key_id": {w.annsKey.ID, w.bens.ID, unknownID}, "app": {anns.app, bens.app, unknownID},
@@ -212,10 +212,10 @@ func (w *isolated) things(t *testing.T) {
 		"decision": anns.decision, "quota account": anns.account,
 	}
 	w.bodies = map[string]object{
-		"POST /api-keys": {"name": "mine"}, "POST /apps": {"name": "mine"}, "PATCH /users/me": {"name": "Ben"},
-		"PATCH /api-keys/{id}": {"name": "mine"}, "POST /api-keys/{id}/rotate": {"grace_seconds": 0}, "PATCH /apps/{app}": {"name": "mine"},
-		"POST /apps/{app}/subscriptions": {"product": "shown", "plan": "free"},
-		"POST /auth/password":            {"current_password": w.ann.Password + "!", "new_password": anotherPassword},
+		"POST /api-keys": {"name": "mine"}, "POST /catalog/apps": {"name": "mine"}, "PATCH /users/me": {"name": "Ben"},
+		"PATCH /api-keys/{id}": {"name": "mine"}, "POST /api-keys/{id}/rotate": {"grace_seconds": 0}, "PATCH /catalog/apps/{app}": {"name": "mine"},
+		"POST /catalog/apps/{app}/subscriptions": {"product": "shown", "plan": "free"},
+		"POST /auth/password":                    {"current_password": w.ann.Password + "!", "new_password": anotherPassword},
 	}
 	span := url.Values{
 		"from": {time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)}, "to": {time.Now().Add(time.Hour).UTC().Format(time.RFC3339)},
@@ -440,7 +440,7 @@ func (w *isolated) checkAlone(t *testing.T, c call, members []string, scheme str
 }
 
 // unmarked are operations whose answer has nothing of their caller's.
-var unmarked = []string{"GET /products"}
+var unmarked = []string{"GET /catalog/products"}
 
 // wantMark fails where an answer to Ann herself has nothing of hers: then it could
 // not tell either that Ben gets it.
@@ -471,8 +471,8 @@ func (w *isolated) whatAnnHas(t *testing.T) map[string]any {
 	t.Helper()
 	all := map[string]any{}
 	for _, path := range []string{
-		"/users/me", "/apps", "/auth/sessions", w.fill("/api-keys/{id}", theirs), w.fill("/apps/{app}", theirs),
-		w.fill("/apps/{app}/subscriptions", theirs), w.fill("/apps/{app}/subscriptions/{subscription}", theirs), w.fill("/decisions/{id}", theirs),
+		"/users/me", "/catalog/apps", "/auth/sessions", w.fill("/api-keys/{id}", theirs), w.fill("/catalog/apps/{app}", theirs),
+		w.fill("/catalog/apps/{app}/subscriptions", theirs), w.fill("/catalog/apps/{app}/subscriptions/{subscription}", theirs), w.fill("/decisions/{id}", theirs),
 		"/api-keys?revoked=true",
 	} {
 		a := w.Want(t, http.StatusOK, "GET", path, nil, w.ann.Auth()...).JSON(t)

@@ -55,15 +55,15 @@ func TestCatalogSaysWhatCannotBeDone(t *testing.T) {
 	}
 	want(409, "PUT", plan+"-one-more", object{}, admin...)
 	want(204, "DELETE", plan+"0", nil, admin...)
-	want(400, "GET", "/products?limit=x", nil, ann.Auth()...)
-	want(200, "GET", "/products/people", nil, ann.Auth()...)
-	want(403, "GET", "/products/people", nil, narrow...)
+	want(400, "GET", "/catalog/products?limit=x", nil, ann.Auth()...)
+	want(200, "GET", "/catalog/products/people", nil, ann.Auth()...)
+	want(403, "GET", "/catalog/products/people", nil, narrow...)
 
 	// Apps.
-	app := want(201, "POST", "/apps", object{"name": "one"}, ann.Auth()...).Text(t, "id")
-	at := "/apps/" + app
-	want(400, "GET", "/apps?limit=x", nil, ann.Auth()...)
-	want(403, "POST", "/apps", object{"name": "x"}, narrow...)
+	app := want(201, "POST", "/catalog/apps", object{"name": "one"}, ann.Auth()...).Text(t, "id")
+	at := "/catalog/apps/" + app
+	want(400, "GET", "/catalog/apps?limit=x", nil, ann.Auth()...)
+	want(403, "POST", "/catalog/apps", object{"name": "x"}, narrow...)
 	want(200, "GET", at, nil, ann.Auth()...)
 	want(403, "GET", at, nil, narrow...)
 	want(200, "PATCH", at, object{"name": "two"}, ann.Auth()...)
@@ -71,13 +71,13 @@ func TestCatalogSaysWhatCannotBeDone(t *testing.T) {
 	want(404, "PATCH", at, object{"name": "x"}, ben.Auth()...)
 	want(403, "DELETE", at, nil, narrow...)
 	want(400, "GET", "/admin/v1/apps?limit=x", nil, admin...)
-	want(200, "GET", "/admin/v1"+at, nil, admin...)
-	want(200, "POST", "/admin/v1"+at+"/suspend", nil, admin...)
-	want(200, "POST", "/admin/v1"+at+"/resume", nil, admin...)
+	want(200, "GET", "/admin/v1/apps/"+app, nil, admin...)
+	want(200, "POST", "/admin/v1/apps/"+app+"/suspend", nil, admin...)
+	want(200, "POST", "/admin/v1/apps/"+app+"/resume", nil, admin...)
 	for i := range 19 {
-		want(201, "POST", "/apps", object{"name": fmt.Sprint("more ", i)}, ann.Auth()...)
+		want(201, "POST", "/catalog/apps", object{"name": fmt.Sprint("more ", i)}, ann.Auth()...)
 	}
-	want(409, "POST", "/apps", object{"name": "one too many"}, ann.Auth()...)
+	want(409, "POST", "/catalog/apps", object{"name": "one too many"}, ann.Auth()...)
 	key := p.Key(t, ann, object{"app": app})
 	want(403, "GET", "/decisions/x", nil, key.Auth()...)
 
@@ -126,7 +126,7 @@ func TestCatalogSaysWhatCannotBeDone(t *testing.T) {
 
 	// One user cannot keep every replica busy.
 	apptest.Eventually(t, "the end of what one user may change", func() bool {
-		return p.Call(t, "POST", "/apps", object{"nonsense": 1}, ben.Auth()...).Status == http.StatusTooManyRequests
+		return p.Call(t, "POST", "/catalog/apps", object{"nonsense": 1}, ben.Auth()...).Status == http.StatusTooManyRequests
 	})
 	for _, c := range []struct {
 		method, path string

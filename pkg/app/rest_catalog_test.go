@@ -47,13 +47,13 @@ func TestAppsReachWhatTheyAreSubscribedTo(t *testing.T) {
 	}, admin.Auth()...)
 	p.Want(t, http.StatusCreated, "PUT", products+"people/plans/gold", object{"approval": "operator"}, admin.Auth()...)
 
-	app := p.Want(t, http.StatusCreated, "POST", "/apps", object{"name": "book"}, ann.Auth()...).Text(t, "id")
+	app := p.Want(t, http.StatusCreated, "POST", "/catalog/apps", object{"name": "book"}, ann.Auth()...).Text(t, "id")
 	p.Want(t, http.StatusBadRequest, "POST", "/api-keys", object{"name": "ci", "app": app}, ben.Auth()...)
 	key := p.Key(t, ann, map[string]any{"app": app, "scopes": []string{"keys:read", "keys:write", "apps:write", "profile:read"}})
 	plain := p.Key(t, ann, nil)
 
 	// The platform's own API is nothing for an app, whatever its scopes.
-	for _, path := range []string{"/users/me", "/api-keys", "/api-keys/self", "/apps", "/products", "/quotas", "/usage", "/admin/v1/products"} {
+	for _, path := range []string{"/users/me", "/api-keys", "/api-keys/self", "/catalog/apps", "/catalog/products", "/quotas", "/usage", "/admin/v1/products"} {
 		if a := p.Call(t, "GET", path, nil, key.Auth()...); a.Status != http.StatusForbidden || a.JSON(t)["code"] != "access.app_key" {
 			t.Errorf("GET %s: %d %s", path, a.Status, a.Body)
 		}
@@ -67,7 +67,7 @@ func TestAppsReachWhatTheyAreSubscribedTo(t *testing.T) {
 	}
 	p.Want(t, http.StatusNoContent, "GET", "/open", nil, key.Auth()...)
 
-	sub := p.Want(t, http.StatusCreated, "POST", "/apps/"+app+"/subscriptions", object{"product": "people", "plan": "free"}, ann.Auth()...)
+	sub := p.Want(t, http.StatusCreated, "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": "people", "plan": "free"}, ann.Auth()...)
 	id := sub.Text(t, "id")
 	if sub.Text(t, "state") != "active" {
 		t.Errorf("%s", sub.Body)
@@ -127,11 +127,11 @@ func TestAppsReachWhatTheyAreSubscribedTo(t *testing.T) {
 
 	p.Want(t, http.StatusOK, "POST", "/admin/v1/subscriptions/"+id+"/revoke", nil, admin.Auth()...)
 	p.Want(t, http.StatusForbidden, "GET", "/people", nil, key.Auth()...)
-	if again := p.Want(t, http.StatusCreated, "POST", "/apps/"+app+"/subscriptions", object{"product": "people", "plan": "free"}, ann.Auth()...); again.Text(t, "state") != "pending" {
+	if again := p.Want(t, http.StatusCreated, "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": "people", "plan": "free"}, ann.Auth()...); again.Text(t, "state") != "pending" {
 		t.Errorf("%s", again.Body)
 	}
 	p.Want(t, http.StatusOK, "POST", "/admin/v1/subscriptions/"+id+"/reject", nil, admin.Auth()...)
-	p.Want(t, http.StatusNoContent, "DELETE", "/apps/"+app, nil, ann.Auth()...)
+	p.Want(t, http.StatusNoContent, "DELETE", "/catalog/apps/"+app, nil, ann.Auth()...)
 	p.Want(t, http.StatusUnauthorized, "GET", "/people", nil, key.Auth()...)
 	apptest.Eventually(t, "the other replica knows that the keys are revoked", func() bool {
 		return two.Call(t, "GET", "/people", nil, key.Auth()...).Status == http.StatusUnauthorized
@@ -163,8 +163,8 @@ routes:
 	admin, ann := p.Admin(t), p.User(t)
 	p.Want(t, http.StatusCreated, "PUT", "/admin/v1/products/events", object{"visible": true, "routes": []string{"events"}}, admin.Auth()...)
 	p.Want(t, http.StatusCreated, "PUT", "/admin/v1/products/events/plans/free", object{}, admin.Auth()...)
-	app := p.Want(t, http.StatusCreated, "POST", "/apps", object{"name": "book"}, ann.Auth()...).Text(t, "id")
-	id := p.Want(t, http.StatusCreated, "POST", "/apps/"+app+"/subscriptions", object{"product": "events", "plan": "free"}, ann.Auth()...).Text(t, "id")
+	app := p.Want(t, http.StatusCreated, "POST", "/catalog/apps", object{"name": "book"}, ann.Auth()...).Text(t, "id")
+	id := p.Want(t, http.StatusCreated, "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": "events", "plan": "free"}, ann.Auth()...).Text(t, "id")
 	key := p.Key(t, ann, map[string]any{"app": app})
 	ended := openStream(t, p.Addr, "/events", "X-API-Key: "+key.Secret)
 	p.Want(t, http.StatusOK, "POST", "/admin/v1/subscriptions/"+id+"/revoke", nil, admin.Auth()...)

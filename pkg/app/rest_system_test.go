@@ -83,10 +83,10 @@ func TestWithoutTheDatabase(t *testing.T) {
 		"PATCH /api-keys/{id}":       object{"name": "b"},
 		"POST /api-keys/{id}/rotate": object{"grace_seconds": 0},
 		"POST /keys/report":          object{"key": unseenKey.Secret},
-		"POST /apps":                 object{"name": "a"},
-		"PATCH /apps/{app}":          object{"name": "b"},
+		"POST /catalog/apps":         object{"name": "a"},
+		"PATCH /catalog/apps/{app}":  object{"name": "b"},
 
-		"POST /apps/{app}/subscriptions": object{"product": "p", "plan": "q"},
+		"POST /catalog/apps/{app}/subscriptions": object{"product": "p", "plan": "q"},
 	}
 	for _, c := range documentedAPI(t).calls() {
 		name := c.method + " " + c.path

@@ -176,8 +176,8 @@ func TestMissingAnswersAreNoticed(t *testing.T) {
 	for target, want := range map[string]string{
 		"/users/me": "/users/me", "/users/" + unknownID + "?x=1": "/users/{id}", "/api-keys/self": "/api-keys/self",
 		"/admin/v1/config/revisions/3/rollback": "/admin/v1/config/revisions/{number}/rollback", "/admin/v1/routes/a": "/admin/v1/routes/{name}",
-		"/apps/1/subscriptions/2": "/apps/{app}/subscriptions/{subscription}",
-		"/api-keys/1/rotate":      "/api-keys/{id}/rotate", "/api-keys/1/2": "", "/users/": "", "/none": "",
+		"/catalog/apps/1/subscriptions/2": "/catalog/apps/{app}/subscriptions/{subscription}",
+		"/api-keys/1/rotate":              "/api-keys/{id}/rotate", "/api-keys/1/2": "", "/users/": "", "/none": "",
 	} {
 		if got := d.template(target); got != want {
 			t.Errorf("%s is taken for %q, want %q", target, got, want)

@@ -24,12 +24,14 @@ func TestAppsAtOnceKeepTheirBounds(t *testing.T) {
 	admin, ann := p.Admin(t).Auth(), p.User(t)
 	p.Want(t, http.StatusCreated, "PUT", "/admin/v1/products/people", object{"visible": true, "apps_only": true, "routes": []string{"people"}}, admin...)
 	p.Want(t, http.StatusCreated, "PUT", "/admin/v1/products/people/plans/free", object{}, admin...)
-	made := atOnce(t, 26, func(int) (apptest.Answer, error) { return p.Try("POST", "/apps", object{"name": "one"}, ann.Auth()...) })
+	made := atOnce(t, 26, func(int) (apptest.Answer, error) {
+		return p.Try("POST", "/catalog/apps", object{"name": "one"}, ann.Auth()...)
+	})
 	if got := statusesOf(made); got[http.StatusCreated] != 20 || got[http.StatusConflict] != 6 {
 		t.Fatalf("26 apps at once: %v", got)
 	}
-	app := items(t, p.Want(t, http.StatusOK, "GET", "/apps?limit=1", nil, ann.Auth()...))[0]["id"].(string)
-	at := "/apps/" + app
+	app := items(t, p.Want(t, http.StatusOK, "GET", "/catalog/apps?limit=1", nil, ann.Auth()...))[0]["id"].(string)
+	at := "/catalog/apps/" + app
 	made = atOnce(t, 12, func(int) (apptest.Answer, error) {
 		return p.Try("POST", at+"/subscriptions", object{"product": "people", "plan": "free"}, ann.Auth()...)
 	})

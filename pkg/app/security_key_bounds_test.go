@@ -19,7 +19,7 @@ func TestKeyCannotOutgrowItsBounds(t *testing.T) {
 	near := []string{"127.0.0.0/24", "::1"}
 	bound := p.Key(t, u, object{"scopes": scopes, "expires_at": end.Format(time.RFC3339), "allowed_ips": near})
 	free := p.Key(t, u, object{"scopes": scopes})
-	app := p.Want(t, http.StatusCreated, "POST", "/apps", object{"name": "an-app"}, u.Auth()...).Text(t, "id")
+	app := p.Want(t, http.StatusCreated, "POST", "/catalog/apps", object{"name": "an-app"}, u.Auth()...).Text(t, "id")
 
 	for name, more := range map[string]object{
 		"without an end":      {"allowed_ips": near},

@@ -86,17 +86,17 @@ var ErrChanges = problem.Define(problem.TooManyRequests, "catalog.too_many_chang
 func (h *Handler) Mount(r gin.IRouter) {
 	read, write := h.Guard.Require(access.ScopeAppsRead), h.Guard.Require(access.ScopeAppsWrite)
 	slowly := httpapi.Handle(h.slowly)
-	r.GET("/products", read, httpapi.Handle(h.products))
-	r.GET("/products/:product", read, httpapi.Handle(h.product))
-	r.POST("/apps", write, slowly, httpapi.Handle(h.createApp))
-	r.GET("/apps", read, httpapi.Handle(h.apps))
-	r.GET("/apps/:app", read, httpapi.Handle(h.app))
-	r.PATCH("/apps/:app", write, slowly, httpapi.Handle(h.updateApp))
-	r.DELETE("/apps/:app", write, slowly, httpapi.Handle(h.deleteApp))
-	r.POST("/apps/:app/subscriptions", write, slowly, httpapi.Handle(h.subscribe))
-	r.GET("/apps/:app/subscriptions", read, httpapi.Handle(h.subscriptions))
-	r.GET("/apps/:app/subscriptions/:subscription", read, httpapi.Handle(h.subscription))
-	r.DELETE("/apps/:app/subscriptions/:subscription", write, slowly, httpapi.Handle(h.cancel))
+	r.GET("/catalog/products", read, httpapi.Handle(h.products))
+	r.GET("/catalog/products/:product", read, httpapi.Handle(h.product))
+	r.POST("/catalog/apps", write, slowly, httpapi.Handle(h.createApp))
+	r.GET("/catalog/apps", read, httpapi.Handle(h.apps))
+	r.GET("/catalog/apps/:app", read, httpapi.Handle(h.app))
+	r.PATCH("/catalog/apps/:app", write, slowly, httpapi.Handle(h.updateApp))
+	r.DELETE("/catalog/apps/:app", write, slowly, httpapi.Handle(h.deleteApp))
+	r.POST("/catalog/apps/:app/subscriptions", write, slowly, httpapi.Handle(h.subscribe))
+	r.GET("/catalog/apps/:app/subscriptions", read, httpapi.Handle(h.subscriptions))
+	r.GET("/catalog/apps/:app/subscriptions/:subscription", read, httpapi.Handle(h.subscription))
+	r.DELETE("/catalog/apps/:app/subscriptions/:subscription", write, slowly, httpapi.Handle(h.cancel))
 }
 
 // Mount adds the routes.

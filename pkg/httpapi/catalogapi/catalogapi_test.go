@@ -178,7 +178,7 @@ func TestDevelopersSubscribeAndOperatorsDecide(t *testing.T) {
 		t.Error(diff)
 	}
 	w.call(201, "operator", "PUT", "/admin/v1/products/people/plans/free", object{})
-	shown := w.call(200, "ann", "GET", "/products/people", nil)
+	shown := w.call(200, "ann", "GET", "/catalog/products/people", nil)
 	plans := shown["plans"].([]any)
 	if len(plans) != 2 || shown["id"] != nil || shown["visible"] != nil {
 		t.Errorf("a developer sees %v", shown)
@@ -187,21 +187,21 @@ func TestDevelopersSubscribeAndOperatorsDecide(t *testing.T) {
 		t.Error(diff)
 	}
 
-	app := w.call(201, "ann", "POST", "/apps", object{"name": " address book "})
+	app := w.call(201, "ann", "POST", "/catalog/apps", object{"name": " address book "})
 	id := app["id"].(string)
 	if app["name"] != "address book" || app["user_id"] != w.callers["ann"].UserID {
 		t.Errorf("%v", app)
 	}
-	w.call(200, "ann", "PATCH", "/apps/"+id, object{"description": "new"})
-	if got := w.call(200, "ann", "GET", "/apps/"+id, nil); got["description"] != "new" || got["name"] != "address book" {
+	w.call(200, "ann", "PATCH", "/catalog/apps/"+id, object{"description": "new"})
+	if got := w.call(200, "ann", "GET", "/catalog/apps/"+id, nil); got["description"] != "new" || got["name"] != "address book" {
 		t.Errorf("%v", got)
 	}
-	sub := w.call(201, "ann", "POST", "/apps/"+id+"/subscriptions", object{"product": "people", "plan": "gold"})
-	own, all := "/apps/"+id+"/subscriptions/"+sub["id"].(string), "/admin/v1/subscriptions/"+sub["id"].(string)
+	sub := w.call(201, "ann", "POST", "/catalog/apps/"+id+"/subscriptions", object{"product": "people", "plan": "gold"})
+	own, all := "/catalog/apps/"+id+"/subscriptions/"+sub["id"].(string), "/admin/v1/subscriptions/"+sub["id"].(string)
 	if sub["state"] != "pending" || sub["plan"] != "gold" || sub["app"] != id {
 		t.Errorf("%v", sub)
 	}
-	w.call(409, "ann", "POST", "/apps/"+id+"/subscriptions", object{"product": "people", "plan": "free"})
+	w.call(409, "ann", "POST", "/catalog/apps/"+id+"/subscriptions", object{"product": "people", "plan": "free"})
 	for _, step := range []struct {
 		verb   string
 		status int
@@ -215,7 +215,7 @@ func TestDevelopersSubscribeAndOperatorsDecide(t *testing.T) {
 			t.Errorf("%s: %v", step.verb, got)
 		}
 	}
-	again := w.call(201, "ann", "POST", "/apps/"+id+"/subscriptions", object{"product": "people", "plan": "free"})
+	again := w.call(201, "ann", "POST", "/catalog/apps/"+id+"/subscriptions", object{"product": "people", "plan": "free"})
 	if again["id"] != sub["id"] || again["state"] != "pending" {
 		t.Errorf("what was revoked begins again by itself: %v", again)
 	}
@@ -230,12 +230,12 @@ func TestDevelopersSubscribeAndOperatorsDecide(t *testing.T) {
 	if got := w.call(200, "operator", "POST", "/admin/v1/apps/"+id+"/suspend", nil); got["suspended_at"] == nil {
 		t.Errorf("%v", got)
 	}
-	w.call(409, "ann", "POST", "/apps/"+id+"/subscriptions", object{"product": "people", "plan": "free"})
+	w.call(409, "ann", "POST", "/catalog/apps/"+id+"/subscriptions", object{"product": "people", "plan": "free"})
 	if got := w.call(200, "operator", "POST", "/admin/v1/apps/"+id+"/resume", nil); got["suspended_at"] != nil {
 		t.Errorf("%v", got)
 	}
-	w.call(204, "ann", "DELETE", "/apps/"+id, nil)
-	w.call(404, "ann", "GET", "/apps/"+id, nil)
+	w.call(204, "ann", "DELETE", "/catalog/apps/"+id, nil)
+	w.call(404, "ann", "GET", "/catalog/apps/"+id, nil)
 	w.call(404, "ann", "GET", own, nil)
 	w.call(204, "operator", "DELETE", "/admin/v1/products/people?force=true", nil)
 	w.call(404, "operator", "GET", "/admin/v1/products/people", nil)
@@ -245,31 +245,31 @@ func TestDevelopersSubscribeAndOperatorsDecide(t *testing.T) {
 func TestNobodyReachesAnothersApp(t *testing.T) {
 	w := newWorld(t, 100)
 	w.product("people", true)
-	app := w.call(201, "ann", "POST", "/apps", object{"name": "a"})["id"].(string)
-	sub := w.call(201, "ann", "POST", "/apps/"+app+"/subscriptions", object{"product": "people", "plan": "free"})["id"].(string)
-	bens := w.call(201, "ben", "POST", "/apps", object{"name": "b"})["id"].(string)
+	app := w.call(201, "ann", "POST", "/catalog/apps", object{"name": "a"})["id"].(string)
+	sub := w.call(201, "ann", "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": "people", "plan": "free"})["id"].(string)
+	bens := w.call(201, "ben", "POST", "/catalog/apps", object{"name": "b"})["id"].(string)
 	for _, other := range []string{"ben", "viewer", "operator", "admin"} {
 		for _, c := range []struct {
 			method, path string
 			body         any
 		}{
-			{"GET", "/apps/" + app, nil},
-			{"PATCH", "/apps/" + app, object{"name": "mine"}},
-			{"DELETE", "/apps/" + app, nil},
-			{"GET", "/apps/" + app + "/subscriptions", nil},
-			{"POST", "/apps/" + app + "/subscriptions", object{"product": "people", "plan": "gold"}},
-			{"GET", "/apps/" + app + "/subscriptions/" + sub, nil},
-			{"DELETE", "/apps/" + app + "/subscriptions/" + sub, nil},
+			{"GET", "/catalog/apps/" + app, nil},
+			{"PATCH", "/catalog/apps/" + app, object{"name": "mine"}},
+			{"DELETE", "/catalog/apps/" + app, nil},
+			{"GET", "/catalog/apps/" + app + "/subscriptions", nil},
+			{"POST", "/catalog/apps/" + app + "/subscriptions", object{"product": "people", "plan": "gold"}},
+			{"GET", "/catalog/apps/" + app + "/subscriptions/" + sub, nil},
+			{"DELETE", "/catalog/apps/" + app + "/subscriptions/" + sub, nil},
 		} {
 			w.call(404, other, c.method, c.path, c.body)
 		}
-		if list := w.call(200, other, "GET", "/apps", nil)["items"].([]any); len(list) > 1 || len(list) == 1 && list[0].(object)["id"] == app {
+		if list := w.call(200, other, "GET", "/catalog/apps", nil)["items"].([]any); len(list) > 1 || len(list) == 1 && list[0].(object)["id"] == app {
 			t.Errorf("%s sees %v", other, list)
 		}
 	}
-	w.call(404, "ben", "GET", "/apps/"+bens+"/subscriptions/"+sub, nil)
-	w.call(404, "ben", "DELETE", "/apps/"+bens+"/subscriptions/"+sub, nil)
-	if got := w.call(200, "ann", "GET", "/apps/"+app+"/subscriptions/"+sub, nil); got["state"] != "active" {
+	w.call(404, "ben", "GET", "/catalog/apps/"+bens+"/subscriptions/"+sub, nil)
+	w.call(404, "ben", "DELETE", "/catalog/apps/"+bens+"/subscriptions/"+sub, nil)
+	if got := w.call(200, "ann", "GET", "/catalog/apps/"+app+"/subscriptions/"+sub, nil); got["state"] != "active" {
 		t.Errorf("%v", got)
 	}
 }
@@ -277,11 +277,11 @@ func TestNobodyReachesAnothersApp(t *testing.T) {
 func TestHiddenProductsAreForOperators(t *testing.T) {
 	w := newWorld(t, 100)
 	w.product("hidden", false)
-	app := w.call(201, "ann", "POST", "/apps", object{"name": "a"})["id"].(string)
-	w.call(404, "ann", "GET", "/products/hidden", nil)
-	w.call(404, "admin", "GET", "/products/hidden", nil)
-	w.call(404, "ann", "POST", "/apps/"+app+"/subscriptions", object{"product": "hidden", "plan": "free"})
-	if list := w.call(200, "ann", "GET", "/products", nil)["items"].([]any); len(list) != 0 {
+	app := w.call(201, "ann", "POST", "/catalog/apps", object{"name": "a"})["id"].(string)
+	w.call(404, "ann", "GET", "/catalog/products/hidden", nil)
+	w.call(404, "admin", "GET", "/catalog/products/hidden", nil)
+	w.call(404, "ann", "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": "hidden", "plan": "free"})
+	if list := w.call(200, "ann", "GET", "/catalog/products", nil)["items"].([]any); len(list) != 0 {
 		t.Errorf("%v", list)
 	}
 	if list := w.call(200, "viewer", "GET", "/admin/v1/products", nil)["items"].([]any); len(list) != 1 {
@@ -299,10 +299,10 @@ func TestCatalogNeedsItsScopes(t *testing.T) {
 		method, path string
 		admin        bool
 	}{
-		{"GET", "/products", false}, {"GET", "/products/x", false}, {"POST", "/apps", false}, {"GET", "/apps", false}, {"GET", "/apps/" + none, false},
-		{"PATCH", "/apps/" + none, false}, {"DELETE", "/apps/" + none, false}, {"GET", "/apps/" + none + "/subscriptions", false},
-		{"POST", "/apps/" + none + "/subscriptions", false}, {"GET", "/apps/" + none + "/subscriptions/" + none, false},
-		{"DELETE", "/apps/" + none + "/subscriptions/" + none, false},
+		{"GET", "/catalog/products", false}, {"GET", "/catalog/products/x", false}, {"POST", "/catalog/apps", false}, {"GET", "/catalog/apps", false}, {"GET", "/catalog/apps/" + none, false},
+		{"PATCH", "/catalog/apps/" + none, false}, {"DELETE", "/catalog/apps/" + none, false}, {"GET", "/catalog/apps/" + none + "/subscriptions", false},
+		{"POST", "/catalog/apps/" + none + "/subscriptions", false}, {"GET", "/catalog/apps/" + none + "/subscriptions/" + none, false},
+		{"DELETE", "/catalog/apps/" + none + "/subscriptions/" + none, false},
 		{"GET", "/admin/v1/products", true}, {"GET", "/admin/v1/products/x", true}, {"PUT", "/admin/v1/products/x", true},
 		{"DELETE", "/admin/v1/products/x", true}, {"PUT", "/admin/v1/products/x/plans/y", true}, {"DELETE", "/admin/v1/products/x/plans/y", true},
 		{"GET", "/admin/v1/apps", true}, {"GET", "/admin/v1/apps/" + none, true}, {"POST", "/admin/v1/apps/" + none + "/suspend", true},
@@ -328,7 +328,7 @@ func TestCatalogNeedsItsScopes(t *testing.T) {
 func TestInputIsChecked(t *testing.T) {
 	w := newWorld(t, 100)
 	w.product("people", true)
-	app := w.call(201, "ann", "POST", "/apps", object{"name": "a"})["id"].(string)
+	app := w.call(201, "ann", "POST", "/catalog/apps", object{"name": "a"})["id"].(string)
 	long := strings.Repeat("x", 5000)
 	var many []string
 	for i := range 201 {
@@ -369,13 +369,13 @@ func TestInputIsChecked(t *testing.T) {
 		{"operator", "GET", "/admin/v1/subscriptions?state=open", nil, "state"},
 		{"operator", "GET", "/admin/v1/subscriptions?cursor=x", nil, "cursor"},
 		{"operator", "POST", "/admin/v1/subscriptions", object{"app": app, "who": "x"}, "who"},
-		{"ann", "GET", "/products?visible=false", nil, "visible"},
-		{"ann", "GET", "/apps?user_id=" + app, nil, "user_id"},
-		{"ann", "GET", "/apps/" + app + "/subscriptions?limit=201", nil, "limit"},
-		{"ann", "POST", "/apps", object{"name": " "}, "name"},
-		{"ann", "POST", "/apps", object{"name": "x", "user_id": "x"}, "user_id"},
-		{"ann", "PATCH", "/apps/" + app, object{"name": long}, "name"},
-		{"ann", "POST", "/apps/" + app + "/subscriptions", object{"product": 1}, "product"},
+		{"ann", "GET", "/catalog/products?visible=false", nil, "visible"},
+		{"ann", "GET", "/catalog/apps?user_id=" + app, nil, "user_id"},
+		{"ann", "GET", "/catalog/apps/" + app + "/subscriptions?limit=201", nil, "limit"},
+		{"ann", "POST", "/catalog/apps", object{"name": " "}, "name"},
+		{"ann", "POST", "/catalog/apps", object{"name": "x", "user_id": "x"}, "user_id"},
+		{"ann", "PATCH", "/catalog/apps/" + app, object{"name": long}, "name"},
+		{"ann", "POST", "/catalog/apps/" + app + "/subscriptions", object{"product": 1}, "product"},
 	} {
 		got := w.call(400, c.as, c.method, c.path, c.body)
 		fields := got["errors"].([]any)
@@ -383,16 +383,16 @@ func TestInputIsChecked(t *testing.T) {
 			t.Errorf("%s %s %v: %v, want %s", c.method, c.path, c.body, fields, c.field)
 		}
 	}
-	w.call(404, "ann", "POST", "/apps/"+app+"/subscriptions", object{"product": "people", "plan": "none"})
+	w.call(404, "ann", "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": "people", "plan": "none"})
 	w.call(404, "operator", "PUT", "/admin/v1/products/none/plans/a", object{})
 	w.call(404, "operator", "DELETE", "/admin/v1/products/people/plans/none", nil)
-	w.call(415, "ann", "POST", "/apps", nil)
-	w.call(415, "ann", "PATCH", "/apps/"+app, nil)
-	w.call(415, "ann", "POST", "/apps/"+app+"/subscriptions", nil)
+	w.call(415, "ann", "POST", "/catalog/apps", nil)
+	w.call(415, "ann", "PATCH", "/catalog/apps/"+app, nil)
+	w.call(415, "ann", "POST", "/catalog/apps/"+app+"/subscriptions", nil)
 	for range appsPerUser - 1 {
-		w.call(201, "ann", "POST", "/apps", object{"name": "a"})
+		w.call(201, "ann", "POST", "/catalog/apps", object{"name": "a"})
 	}
-	w.call(409, "ann", "POST", "/apps", object{"name": "a"})
+	w.call(409, "ann", "POST", "/catalog/apps", object{"name": "a"})
 }
 
 func TestListsArePaged(t *testing.T) {
@@ -400,15 +400,15 @@ func TestListsArePaged(t *testing.T) {
 	for i := range 3 {
 		w.product(fmt.Sprint("p-", i), true)
 	}
-	app := w.call(201, "ann", "POST", "/apps", object{"name": "a"})["id"].(string)
+	app := w.call(201, "ann", "POST", "/catalog/apps", object{"name": "a"})["id"].(string)
 	for i := range 2 {
-		w.call(201, "ann", "POST", "/apps", object{"name": fmt.Sprint(i)})
+		w.call(201, "ann", "POST", "/catalog/apps", object{"name": fmt.Sprint(i)})
 	}
 	for i := range 3 {
-		w.call(201, "ann", "POST", "/apps/"+app+"/subscriptions", object{"product": fmt.Sprint("p-", i), "plan": "free"})
+		w.call(201, "ann", "POST", "/catalog/apps/"+app+"/subscriptions", object{"product": fmt.Sprint("p-", i), "plan": "free"})
 	}
 	for path, as := range map[string]string{
-		"/products": "ann", "/apps": "ann", "/apps/" + app + "/subscriptions": "ann",
+		"/catalog/products": "ann", "/catalog/apps": "ann", "/catalog/apps/" + app + "/subscriptions": "ann",
 		"/admin/v1/products": "viewer", "/admin/v1/apps": "viewer", "/admin/v1/subscriptions": "viewer",
 	} {
 		seen := map[string]bool{}
@@ -439,18 +439,18 @@ func TestListsArePaged(t *testing.T) {
 
 func TestChangesOfOneUserAreBounded(t *testing.T) {
 	w := newWorld(t, 2)
-	app := w.call(201, "ann", "POST", "/apps", object{"name": "a"})["id"].(string)
-	w.call(200, "ann", "PATCH", "/apps/"+app, object{"name": "b"})
+	app := w.call(201, "ann", "POST", "/catalog/apps", object{"name": "a"})["id"].(string)
+	w.call(200, "ann", "PATCH", "/catalog/apps/"+app, object{"name": "b"})
 	for _, c := range []struct{ method, path string }{
-		{"POST", "/apps"}, {"PATCH", "/apps/" + app}, {"DELETE", "/apps/" + app}, {"POST", "/apps/" + app + "/subscriptions"},
-		{"DELETE", "/apps/" + app + "/subscriptions/x"},
+		{"POST", "/catalog/apps"}, {"PATCH", "/catalog/apps/" + app}, {"DELETE", "/catalog/apps/" + app}, {"POST", "/catalog/apps/" + app + "/subscriptions"},
+		{"DELETE", "/catalog/apps/" + app + "/subscriptions/x"},
 	} {
 		if got := w.call(429, "ann", c.method, c.path, nil); got["code"] != "catalog.too_many_changes" {
 			t.Errorf("%v", got)
 		}
 	}
-	w.call(200, "ann", "GET", "/apps/"+app, nil)
-	w.call(201, "ben", "POST", "/apps", object{"name": "a"})
+	w.call(200, "ann", "GET", "/catalog/apps/"+app, nil)
+	w.call(201, "ben", "POST", "/catalog/apps", object{"name": "a"})
 }
 
 // A change that is based on what there is not any more is refused, and not made.
@@ -497,7 +497,7 @@ func TestChangesOfProductsAndPlansCanBeConditional(t *testing.T) {
 	w.product("people", true)
 	w.call(200, "viewer", "GET", "/admin/v1/products/people", nil)
 	w.call(200, "operator", "PUT", "/admin/v1/products/people", object{"routes": []string{"people"}}, "If-Match", w.tag)
-	w.call(200, "ann", "GET", "/products", nil)
+	w.call(200, "ann", "GET", "/catalog/products", nil)
 	if w.tag != "" {
 		t.Errorf("a list has the tag %s", w.tag)
 	}
@@ -524,7 +524,7 @@ func TestNamesThatOpenNothingAreWarnedOf(t *testing.T) {
 			t.Errorf("%s: %s", what, diff)
 		}
 	}
-	if out := w.call(200, "ann", "GET", "/products/people", nil); out["warnings"] != nil {
+	if out := w.call(200, "ann", "GET", "/catalog/products/people", nil); out["warnings"] != nil {
 		t.Errorf("a developer sees %v", out)
 	}
 	w.routes = []string{} // a document without routes

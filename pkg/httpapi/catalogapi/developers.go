@@ -24,7 +24,7 @@ import (
 //	@Failure		401		{object}	problem.Document
 //	@Failure		403		{object}	problem.Document	"needs apps:read"
 //	@Failure		503		{object}	problem.Document
-//	@Router			/products [get]
+//	@Router			/catalog/products [get]
 func (h *Handler) products(c *gin.Context) error {
 	q, err := h.Cursors.ListQuery(c, "products")
 	if err != nil {
@@ -51,7 +51,7 @@ func (h *Handler) products(c *gin.Context) error {
 //	@Failure	403		{object}	problem.Document	"needs apps:read"
 //	@Failure	404		{object}	problem.Document	"unknown, or hidden"
 //	@Failure	503		{object}	problem.Document
-//	@Router		/products/{product} [get]
+//	@Router		/catalog/products/{product} [get]
 func (h *Handler) product(c *gin.Context) error {
 	ctx := c.Request.Context()
 	p, err := h.Catalog.Product(ctx, c.Param("product"), true)
@@ -91,7 +91,7 @@ type AppRequest struct {
 //	@Failure		415		{object}	problem.Document
 //	@Failure		429		{object}	problem.Document
 //	@Failure		503		{object}	problem.Document
-//	@Router			/apps [post]
+//	@Router			/catalog/apps [post]
 func (h *Handler) createApp(c *gin.Context) error {
 	var in AppRequest
 	if err := httpapi.Bind(c, &in); err != nil {
@@ -101,7 +101,7 @@ func (h *Handler) createApp(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Header("Location", "/apps/"+a.ID)
+	c.Header("Location", "/catalog/apps/"+a.ID)
 	c.JSON(http.StatusCreated, showApp(a))
 	return nil
 }
@@ -120,7 +120,7 @@ func (h *Handler) createApp(c *gin.Context) error {
 //	@Failure	401		{object}	problem.Document
 //	@Failure	403		{object}	problem.Document	"needs apps:read"
 //	@Failure	503		{object}	problem.Document
-//	@Router		/apps [get]
+//	@Router		/catalog/apps [get]
 func (h *Handler) apps(c *gin.Context) error {
 	owner := httpapi.Principal(c).UserID
 	q, err := h.Cursors.ListQuery(c, "apps "+owner)
@@ -148,7 +148,7 @@ func (h *Handler) apps(c *gin.Context) error {
 //	@Failure	403	{object}	problem.Document	"needs apps:read"
 //	@Failure	404	{object}	problem.Document	"unknown, or another user's"
 //	@Failure	503	{object}	problem.Document
-//	@Router		/apps/{app} [get]
+//	@Router		/catalog/apps/{app} [get]
 func (h *Handler) app(c *gin.Context) error {
 	a, err := h.own(c)
 	if err != nil {
@@ -188,7 +188,7 @@ type AppUpdate struct {
 //	@Failure	415		{object}	problem.Document
 //	@Failure	429		{object}	problem.Document
 //	@Failure	503		{object}	problem.Document
-//	@Router		/apps/{app} [patch]
+//	@Router		/catalog/apps/{app} [patch]
 func (h *Handler) updateApp(c *gin.Context) error {
 	var in AppUpdate
 	if err := httpapi.Bind(c, &in); err != nil {
@@ -216,7 +216,7 @@ func (h *Handler) updateApp(c *gin.Context) error {
 //	@Failure		404	{object}	problem.Document	"unknown, or another user's"
 //	@Failure		429	{object}	problem.Document
 //	@Failure		503	{object}	problem.Document
-//	@Router			/apps/{app} [delete]
+//	@Router			/catalog/apps/{app} [delete]
 func (h *Handler) deleteApp(c *gin.Context) error {
 	if err := h.Catalog.DeleteApp(c.Request.Context(), httpapi.Principal(c).UserID, c.Param("app")); err != nil {
 		return err
@@ -252,7 +252,7 @@ type SubscribeRequest struct {
 //	@Failure		415		{object}	problem.Document
 //	@Failure		429		{object}	problem.Document
 //	@Failure		503		{object}	problem.Document
-//	@Router			/apps/{app}/subscriptions [post]
+//	@Router			/catalog/apps/{app}/subscriptions [post]
 func (h *Handler) subscribe(c *gin.Context) error {
 	var in SubscribeRequest
 	if err := httpapi.Bind(c, &in); err != nil {
@@ -262,7 +262,7 @@ func (h *Handler) subscribe(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Header("Location", "/apps/"+sub.App+"/subscriptions/"+sub.ID)
+	c.Header("Location", "/catalog/apps/"+sub.App+"/subscriptions/"+sub.ID)
 	c.JSON(http.StatusCreated, showSubscription(sub))
 	return nil
 }
@@ -283,7 +283,7 @@ func (h *Handler) subscribe(c *gin.Context) error {
 //	@Failure	403		{object}	problem.Document	"needs apps:read"
 //	@Failure	404		{object}	problem.Document	"unknown, or another user's"
 //	@Failure	503		{object}	problem.Document
-//	@Router		/apps/{app}/subscriptions [get]
+//	@Router		/catalog/apps/{app}/subscriptions [get]
 func (h *Handler) subscriptions(c *gin.Context) error {
 	a, err := h.own(c)
 	if err != nil {
@@ -315,7 +315,7 @@ func (h *Handler) subscriptions(c *gin.Context) error {
 //	@Failure	403				{object}	problem.Document	"needs apps:read"
 //	@Failure	404				{object}	problem.Document	"unknown, or another user's"
 //	@Failure	503				{object}	problem.Document
-//	@Router		/apps/{app}/subscriptions/{subscription} [get]
+//	@Router		/catalog/apps/{app}/subscriptions/{subscription} [get]
 func (h *Handler) subscription(c *gin.Context) error {
 	a, err := h.own(c)
 	if err != nil {
@@ -346,7 +346,7 @@ func (h *Handler) subscription(c *gin.Context) error {
 //	@Failure		409				{object}	problem.Document	"it has ended already"
 //	@Failure		429				{object}	problem.Document
 //	@Failure		503				{object}	problem.Document
-//	@Router			/apps/{app}/subscriptions/{subscription} [delete]
+//	@Router			/catalog/apps/{app}/subscriptions/{subscription} [delete]
 func (h *Handler) cancel(c *gin.Context) error {
 	sub, err := h.Catalog.CancelSubscription(c.Request.Context(), httpapi.Principal(c).UserID, c.Param("app"), c.Param("subscription"))
 	if err != nil {
