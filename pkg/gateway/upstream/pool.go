@@ -103,6 +103,9 @@ func protocols(id Identity) *http.Protocols {
 	return &p
 }
 
+// Plain reports whether the pool exchanges plain requests on their own goroutine.
+func (p *Pool) Plain() bool { return p.plain != nil }
+
 // RoundTrip implements [http.RoundTripper]. It belongs between Begin and End.
 func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	if p.plain != nil && http1.Suits(r) {

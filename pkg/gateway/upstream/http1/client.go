@@ -1,12 +1,13 @@
-// Package http1 exchanges the plain case of a proxied request, one without a body
-// over HTTP/1.1 without TLS, on the goroutine of its caller. [http.Transport]
+// Package http1 exchanges the plain case of a proxied request over HTTP/1.1, one
+// without a body or with a small one, on the goroutine of its caller. [http.Transport]
 // hands each exchange to two goroutines of the connection and back, which costs
 // more than all other work of the gateway; a request that has no body to be sent
 // while the answer arrives does not need them.
 //
 // It owns the connections to one address: it opens them, keeps those that are
-// idle, and never uses one again of which it is not sure. It reads answers with
-// net/http's own parser and not with one of its own. Everything that is not plain
+// idle, and never uses one again of which it is not sure. It reads answers more
+// strictly than net/http does (RFC 9112): whatever could end in two places is
+// refused, and its connection closed. Everything that is not plain
 // is for [http.Transport]; [Suits] says which is which. It does not choose the
 // address and does not retry, except on a connection that the service had closed
 // before the request came.
@@ -14,6 +15,7 @@ package http1
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,7 +23,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -40,11 +42,12 @@ type Config struct {
 type Client struct {
 	config Config
 	idle   idle
+	bodies sync.Pool // of *[MaxBody + 1]byte
 }
 
 // New makes a client without connections.
 func New(c Config) *Client {
-	client := &Client{config: c}
+	client := &Client{config: c, bodies: sync.Pool{New: func() any { return new([MaxBody + 1]byte) }}}
 	client.idle.max, client.idle.timeout = c.MaxIdle, c.IdleTimeout
 	return client
 }
@@ -57,22 +60,60 @@ var errHeaderTooLarge = errors.New("http1: the header of the answer is too large
 
 // RoundTrip implements [http.RoundTripper] for requests that [Suits] accepts. The
 // connection of an answer is used again once the body was read to its end, and
-// closed when it was not.
+// closed when it was not. When no connection can be made, the body of r is there again.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if conn := c.idle.take(); conn != nil {
-		resp, err, untouched := conn.exchange(c, r)
-		if !untouched {
-			return resp, err
+	conn := c.idle.take()
+	if conn == nil {
+		var err error
+		if conn, err = c.dial(ctx); err != nil {
+			return nil, err
 		}
-		// The service closed the connection just when the request was sent: it may be
-		// sent again, since it is safe by its method (RFC 9110 section 9.2.2). It is so
-		// on a new connection: should the request be why it closes them, one that is
-		// idle after the other would be lost.
 	}
+	if !hasBody(r) {
+		return c.exchange(conn, r, nil)
+	}
+	space := c.bodies.Get().(*[MaxBody + 1]byte)
+	defer c.bodies.Put(space)
+	sent, err := readBody(r, space[:])
+	if err != nil {
+		conn.close()
+		return nil, err
+	}
+	if conn.used() && !conn.probe.silent() { // the client has taken its time
+		conn.close()
+		if conn, err = c.dial(ctx); err != nil {
+			// Whoever tries another address needs it again.
+			r.Body = io.NopCloser(bytes.NewReader(bytes.Clone(sent)))
+			return nil, err
+		}
+	}
+	return c.exchange(conn, r, sent)
+}
+
+// exchange sends r, whose body is sent, on conn, and if it has to on another connection.
+//
+// When the service closed an idle one just as the request was sent, it may be
+// sent again, since it is safe by its method (RFC 9110 section 9.2.2). It is so
+// on a new connection: should the request be why it closes them, one that is
+// idle after the other would be lost.
+func (c *Client) exchange(conn *connection, r *http.Request, sent []byte) (*http.Response, error) {
+	resp, err, untouched := conn.exchange(c, r, sent)
+	if !untouched || !safe(r.Method) {
+		return resp, err
+	}
+	conn, err = c.dial(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	resp, err, _ = conn.exchange(c, r, sent)
+	return resp, err
+}
+
+func (c *Client) dial(ctx context.Context) (*connection, error) {
 	raw, err := c.config.Dial(ctx, "tcp", c.config.Addr)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -80,37 +121,38 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp, err, _ := newConnection(raw, &c.config).exchange(c, r)
-	return resp, err
+	return newConnection(raw, &c.config), nil
 }
 
 // connection is one connection to the service. It belongs to one exchange, or to
 // the idle ones.
 type connection struct {
 	raw   net.Conn
-	limit limitedReader
 	in    *bufio.Reader
-	out   []byte // the header that is sent, reused
+	out   []byte // what is sent, reused
+	head  []byte // what is read of a header, reused
+	cut   func() // interrupt; a method value would be allocated for each exchange
 	probe probe
 	since time.Time // when it became idle
 }
 
 func newConnection(raw net.Conn, c *Config) *connection {
-	conn := &connection{raw: raw}
-	conn.limit.from = raw
-	conn.in = bufio.NewReaderSize(&conn.limit, c.ReadBuffer)
+	conn := &connection{raw: raw, in: bufio.NewReaderSize(raw, c.ReadBuffer)}
+	conn.cut = conn.interrupt
 	conn.probe.open(raw)
 	return conn
 }
 
 func (conn *connection) close() { _ = conn.raw.Close() }
 
-// exchange sends r and reads the header of the answer. untouched says that a
-// connection that was used before ended without a byte of an answer.
-func (conn *connection) exchange(c *Client, r *http.Request) (_ *http.Response, err error, untouched bool) {
+// used reports whether there was an exchange before.
+func (conn *connection) used() bool { return !conn.since.IsZero() }
+
+// exchange sends r, whose body is sent, and reads the header of the answer. untouched
+// says that a connection that was used before ended without a byte of an answer.
+func (conn *connection) exchange(c *Client, r *http.Request, sent []byte) (_ *http.Response, err error, untouched bool) {
 	ctx := r.Context()
-	used := !conn.since.IsZero()
-	stop := context.AfterFunc(ctx, conn.interrupt)
+	stop := context.AfterFunc(ctx, conn.cut)
 	defer func() {
 		if err != nil {
 			stop()
@@ -128,25 +170,27 @@ func (conn *connection) exchange(c *Client, r *http.Request) (_ *http.Response, 
 	if ctx.Err() != nil { // or its interrupt may have come before the deadline
 		return nil, context.Cause(ctx), false
 	}
-	conn.out = appendRequest(conn.out[:0], r)
-	if _, err := conn.raw.Write(conn.out); err != nil {
-		return nil, err, used && !isTimeout(err)
+	conn.out = append(appendRequest(conn.out[:0], r), sent...)
+	_, err = conn.raw.Write(conn.out)
+	if cap(conn.out) > maxKept {
+		conn.out = nil
 	}
-	conn.limit.left = c.config.MaxHeader
+	if err != nil {
+		return nil, err, conn.used() && !isTimeout(err)
+	}
 	if _, err := conn.in.Peek(1); err != nil {
-		return nil, noAnswer(err), used && !isTimeout(err)
+		return nil, noAnswer(err), conn.used() && !isTimeout(err)
 	}
-	resp, err := conn.readHeader(ctx, r)
-	switch {
-	case err != nil && conn.limit.left <= 0: // whatever the parser makes of the end
-		return nil, errHeaderTooLarge, false
-	case err != nil:
+	a, err := conn.readAnswer(ctx, r, int(c.config.MaxHeader))
+	if err != nil {
 		return nil, noAnswer(err), false
 	}
-	conn.limit.left = unlimited
-	conn.deliver(c, resp, stop)
-	return resp, nil, false
+	conn.deliver(c, a, stop)
+	return &a.Response, nil, false
 }
+
+// maxKept bounds what a connection keeps for the header of the next request, in bytes.
+const maxKept = 4 << 10
 
 // interrupt ends whatever waits on the connection.
 func (conn *connection) interrupt() { _ = conn.raw.SetDeadline(time.Unix(1, 0)) }
@@ -164,104 +208,81 @@ func noAnswer(err error) error {
 	return err
 }
 
-// readHeader reads up to the final answer and tells interim ones to the client's
-// trace, by which they reach the client.
-func (conn *connection) readHeader(ctx context.Context, r *http.Request) (*http.Response, error) {
-	for {
-		resp, err := http.ReadResponse(conn.in, r)
+// maxInterim bounds the interim answers before a final one. They are a hint or two.
+const maxInterim = 16
+
+// readAnswer reads up to the header of the final answer and tells of interim ones.
+func (conn *connection) readAnswer(ctx context.Context, r *http.Request, most int) (*answer, error) {
+	for range maxInterim + 1 {
+		head, err := readHead(conn.in, conn.head, most)
+		conn.head = head[:0]
+		if cap(head) > maxKept {
+			conn.head = nil
+		}
 		if err != nil {
 			return nil, err
 		}
-		if resp.StatusCode < 100 || resp.StatusCode > 199 || resp.StatusCode == http.StatusSwitchingProtocols {
-			return resp, nil
+		a := new(answer)
+		if err := parseHead(string(head), r, &a.Response); err != nil {
+			return nil, err
 		}
-		if trace := httptrace.ContextClientTrace(ctx); trace != nil && trace.Got1xxResponse != nil {
-			if err := trace.Got1xxResponse(resp.StatusCode, textproto.MIMEHeader(resp.Header)); err != nil {
-				return nil, err
-			}
+		if a.StatusCode >= http.StatusOK || a.StatusCode == http.StatusSwitchingProtocols {
+			return a, nil
+		}
+		most -= len(head)
+		if err := tellInterim(ctx, a); err != nil {
+			return nil, err
 		}
 	}
+	return nil, malformed("interim answers without end")
+}
+
+// InterimKey is the key of a context whose value is told of interim answers, when it is
+// an [Interim] and the context has no [httptrace.ClientTrace] for that.
+type InterimKey struct{}
+
+// Interim is told of the interim answers to a request, while [Client.RoundTrip] runs.
+type Interim interface {
+	Interim(status int, header http.Header)
+}
+
+func tellInterim(ctx context.Context, a *answer) error {
+	if trace := httptrace.ContextClientTrace(ctx); trace != nil && trace.Got1xxResponse != nil {
+		return trace.Got1xxResponse(a.StatusCode, textproto.MIMEHeader(a.Header))
+	}
+	if to, ok := ctx.Value(InterimKey{}).(Interim); ok {
+		to.Interim(a.StatusCode, a.Header)
+	}
+	return nil
+}
+
+// answer is a response and its body, which are made together.
+type answer struct {
+	http.Response
+	body body
 }
 
 // deliver makes the body of the answer give the connection back at its end.
-func (conn *connection) deliver(c *Client, resp *http.Response, stop func() bool) {
-	again := !resp.Close && resp.ProtoAtLeast(1, 1) && resp.StatusCode >= http.StatusOK
-	b := &body{ReadCloser: resp.Body, ctx: resp.Request.Context(), client: c, conn: conn, stop: stop, again: again}
-	if resp.Body == http.NoBody || resp.ContentLength == 0 {
+func (conn *connection) deliver(c *Client, a *answer, stop func() bool) {
+	b := &a.body
+	*b = body{
+		ctx: a.Request.Context(), client: c, conn: conn, resp: &a.Response, stop: stop,
+		again: !a.Close && a.StatusCode >= http.StatusOK,
+		left:  a.ContentLength,
+	}
+	if a.TransferEncoding != nil {
+		b.chunks, b.left = true, 0
+	}
+	if a.ContentLength == 0 || bodyless(&a.Response) {
+		a.Body = http.NoBody
 		b.finish(true)
 		return
 	}
-	resp.Body = b
-	if resp.ContentLength < 0 || int64(conn.in.Buffered()) < resp.ContentLength {
+	a.Body = b
+	if a.ContentLength < 0 || int64(conn.in.Buffered()) < a.ContentLength {
 		_ = conn.raw.SetDeadline(time.Time{}) // the body may take its time; see interrupt
 		if b.ctx.Err() != nil {
 			conn.interrupt()
 		}
 	}
-}
-
-// body is the body of an answer. It is read by one goroutine; any may close it.
-type body struct {
-	io.ReadCloser
-	ctx    context.Context
-	client *Client
-	conn   *connection
-	stop   func() bool // ends the watch over ctx; false when ctx has ended
-	again  bool        // the connection may be used again
-	over   atomic.Bool // it was given back or closed
-}
-
-// Read implements [io.Reader].
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == nil || b.over.Load() {
-		return n, err
-	}
-	if !errors.Is(err, io.EOF) && b.ctx.Err() != nil {
-		err = context.Cause(b.ctx)
-	}
-	b.finish(errors.Is(err, io.EOF))
-	return n, err
-}
-
-// Close implements [io.Closer]. What is left of the body is not waited for.
-func (b *body) Close() error {
-	b.finish(false)
-	return nil
-}
-
-// finish gives the connection back after a whole answer with nothing behind it,
-// and closes it otherwise: what came unasked must not become somebody's answer.
-func (b *body) finish(whole bool) {
-	if !b.over.CompareAndSwap(false, true) {
-		return
-	}
-	undisturbed := b.stop()
-	if whole && undisturbed && b.again && b.conn.in.Buffered() == 0 {
-		b.client.idle.put(b.conn)
-		return
-	}
-	b.conn.close()
-}
-
-// unlimited is more than any body has.
-const unlimited = 1<<63 - 1
-
-// limitedReader bounds what is read of a connection.
-type limitedReader struct {
-	from io.Reader
-	left int64
-}
-
-// Read implements [io.Reader].
-func (l *limitedReader) Read(p []byte) (int, error) {
-	if l.left <= 0 {
-		return 0, errHeaderTooLarge
-	}
-	if int64(len(p)) > l.left {
-		p = p[:l.left]
-	}
-	n, err := l.from.Read(p)
-	l.left -= int64(n)
-	return n, err
 }

@@ -1,25 +1,57 @@
 package http1
 
 import (
+	"errors"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
-// Suits reports whether a request is a plain one: safe by its method, so that it
-// can be sent again when an idle connection turns out to be closed; without a
-// body, an upgrade, or anything else that takes more than one line to write; and
-// with nothing in it that could be read in another way than it is meant.
+// MaxBody is the most of a body, in bytes, with which a request is plain: it is read as
+// a whole before anything is sent, so that the answer need not be awaited meanwhile.
+const MaxBody = 16 << 10
+
+// Suits reports whether a request is a plain one: without a body or with a small one of
+// known length; without an upgrade, or anything else that takes more than one line to
+// write; and with nothing in it that could be read in another way than it is meant.
 func Suits(r *http.Request) bool {
 	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 	default:
 		return false
 	}
-	if r.Body != nil && r.Body != http.NoBody || r.ContentLength != 0 || r.Close || len(r.TransferEncoding) > 0 || len(r.Trailer) > 0 ||
-		r.URL.Opaque != "" {
+	if r.Close || len(r.TransferEncoding) > 0 || len(r.Trailer) > 0 || r.URL.Opaque != "" || r.ContentLength < 0 || r.ContentLength > MaxBody ||
+		(r.ContentLength > 0) != hasBody(r) {
 		return false
 	}
 	return plainHost(host(r)) && plainTarget(r.URL.RequestURI()) && plainHeader(r.Header)
+}
+
+func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+
+// safe reports whether a method can be sent again, whatever became of the first.
+func safe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+}
+
+// errBodyLength is a body that is longer than it was said to be.
+var errBodyLength = errors.New("http1: the body is longer than its length")
+
+// readBody reads the body of r into space, which is longer.
+func readBody(r *http.Request, space []byte) ([]byte, error) {
+	defer func() { _ = r.Body.Close() }()
+	n, err := io.ReadFull(r.Body, space[:r.ContentLength])
+	if err != nil {
+		return nil, err
+	}
+	switch more, err := r.Body.Read(space[n : n+1]); { // its end, so that everybody knows of it
+	case more > 0:
+		return nil, errBodyLength
+	case err != nil && !errors.Is(err, io.EOF):
+		return nil, err
+	}
+	return space[:n], nil
 }
 
 func host(r *http.Request) string {
@@ -64,8 +96,10 @@ func plainHeader(h http.Header) bool {
 			return false
 		}
 		switch name {
-		case "Connection", "Upgrade", "Expect", "Te", "Trailer", "Transfer-Encoding", "Content-Length", "Keep-Alive", "Proxy-Connection", "Host":
+		case "Connection", "Upgrade", "Expect", "Te", "Trailer", "Transfer-Encoding", "Keep-Alive", "Proxy-Connection", "Host":
 			return false
+		case fieldContentLength:
+			continue // written from what is known
 		}
 		for _, v := range values {
 			if !plainValue(v) {
@@ -90,10 +124,8 @@ func plainName(name string) bool {
 }
 
 func plainValue(v string) bool {
-	for i := range len(v) {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
+	if !plainText(v) {
+		return false
 	}
 	// net/http trims such values; so does whoever reads them.
 	return v == "" || v[0] != ' ' && v[0] != '\t' && v[len(v)-1] != ' ' && v[len(v)-1] != '\t'
@@ -109,7 +141,7 @@ func appendRequest(b []byte, r *http.Request) []byte {
 	b = append(b, "\r\n"...)
 	for name, values := range r.Header {
 		// net/http takes an empty User-Agent for the wish to send none.
-		if name == "User-Agent" && (len(values) == 0 || values[0] == "") {
+		if name == "User-Agent" && (len(values) == 0 || values[0] == "") || name == fieldContentLength {
 			continue
 		}
 		for _, v := range values {
@@ -119,5 +151,17 @@ func appendRequest(b []byte, r *http.Request) []byte {
 			b = append(b, "\r\n"...)
 		}
 	}
+	if r.ContentLength > 0 || mayHaveBody(r.Method) {
+		b = append(b, fieldContentLength+": "...)
+		b = strconv.AppendInt(b, r.ContentLength, 10)
+		b = append(b, "\r\n"...)
+	}
 	return append(b, "\r\n"...)
+}
+
+const fieldContentLength = "Content-Length"
+
+// mayHaveBody reports whether a length of zero is to be said (RFC 9110 section 8.6).
+func mayHaveBody(method string) bool {
+	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }
