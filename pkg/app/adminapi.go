@@ -207,7 +207,7 @@ func (e explainer) Explain(ctx context.Context, in adminapi.ExplainRequest) (adm
 	ctx = access.WithPrincipal(ctx, nil) // who asks is not who would call
 	x := e.gateway.Explain(ctx, d)
 	out := adminapi.ExplainResult{
-		Allowed: x.Refusal == nil, Route: x.Route, Service: x.Service, Why: x.Why,
+		Allowed: x.Refusal == nil, Route: x.Route, Service: x.Service, Why: x.Why, Ordinary: x.Ordinary,
 		Refusal: showRefusal(x.Refusal), Policies: make([]adminapi.ExplainVerdict, 0, len(x.Policies)),
 	}
 	for _, v := range x.Policies {

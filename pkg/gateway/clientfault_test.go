@@ -274,7 +274,7 @@ func TestTrailersOfTheServiceSayNothingOfTheFraming(t *testing.T) {
 	d := newDoor(t, 0)
 	d.apply(bounded, hasty(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n"+
 		"X-Sum: 1\r\nContent-Length: 7\r\nTransfer-Encoding: x\r\nConnection: close\r\nContent-Encoding: gzip\r\n\r\n"), "response_timeout: 10s", "")
-	for _, method := range []string{"GET", "POST"} { // which take different ways to the service
+	for _, method := range []string{"GET", "BREW"} { // which take different ways to the service
 		resp, body := sendRaw(t, d, method, "x", "/", "")
 		if body != "whole" || len(resp.Trailer) != 1 || resp.Trailer.Get("X-Sum") != "1" {
 			t.Errorf("%s: %q, trailers %v", method, body, resp.Trailer)

@@ -30,6 +30,7 @@ type Explanation struct {
 	Route    string         // empty: there is none
 	Service  string         // empty: the route has an answer of its own, or none
 	Why      string         // how the service was chosen, when there is a choice
+	Ordinary string         // why the service would be asked by net/http's own transport; empty: it would not
 	Policies []PolicyVerdict
 }
 
@@ -47,6 +48,11 @@ type PolicyVerdict struct {
 // no side effect.
 type chooser interface {
 	Choose(r *http.Request) (service, why string)
+}
+
+// relayed is the end of a route that leads to one service.
+type relayed interface {
+	Ordinary(r *http.Request) (why string)
 }
 
 // checker is the end of a route that refuses some requests. Check has no side
@@ -99,6 +105,9 @@ func (rt *route) explain(r *http.Request) Explanation {
 	}
 	if end, ok := rt.end.(chooser); ok {
 		e.Service, e.Why = end.Choose(r)
+	}
+	if end, ok := rt.end.(relayed); ok {
+		e.Ordinary = end.Ordinary(r)
 	}
 	if end, ok := rt.end.(checker); ok && e.Refusal == nil {
 		if err := end.Check(r); err != nil {

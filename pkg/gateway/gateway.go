@@ -95,6 +95,10 @@ type Options struct {
 	// Zone is where this process is: targets in it are used first. Empty is nowhere.
 	Zone string
 
+	// Ordinary asks every service by net/http's own transport, so that both ways to a
+	// service can be compared.
+	Ordinary bool
+
 	// Files are those of the machine that documents may name; the zero value is none.
 	Files files.Allowed
 
@@ -155,7 +159,7 @@ func New(o Options) (*Gateway, error) {
 		o.Propagator = propagation.NewCompositeTextMapPropagator()
 	}
 	p, err := proxy.New(proxy.Options{
-		Logger: o.Logger, Meter: o.Meter, Tracer: o.Tracer, Propagator: o.Propagator, Issuer: o.Issuer,
+		Logger: o.Logger, Meter: o.Meter, Tracer: o.Tracer, Propagator: o.Propagator, Issuer: o.Issuer, Ordinary: o.Ordinary,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)

@@ -34,7 +34,21 @@ import (
 	"github.com/keywarden/keywarden/pkg/spec/policies"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(bothWays{m}) }
+
+// bothWays runs all tests once for each way to a service.
+type bothWays struct{ *testing.M }
+
+func (b bothWays) Run() int {
+	if code := b.M.Run(); code != 0 || testing.Short() {
+		return code
+	}
+	ordinaryWay = true
+	return b.M.Run()
+}
+
+// ordinaryWay says that services are asked by net/http's own transport.
+var ordinaryWay bool
 
 // authenticator knows one key and counts how often it is asked.
 type authenticator struct {
@@ -85,6 +99,7 @@ func newDoor(t *testing.T, bodyLimit int64, changes ...func(*gateway.Options)) *
 	for _, change := range changes {
 		change(&options)
 	}
+	options.Ordinary = ordinaryWay
 	g, err := gateway.New(options)
 	if err != nil {
 		t.Fatal(err)

@@ -72,16 +72,23 @@ type Config struct {
 type Service struct {
 	config  Config
 	byState map[*balance.State]*Target
+	plain   bool
 }
 
 // New makes a service.
 func New(c Config) *Service {
 	s := &Service{config: c, byState: make(map[*balance.State]*Target, len(c.Targets))}
+	s.plain = len(c.Targets) > 0
 	for _, t := range c.Targets {
 		s.byState[t.State] = t
+		s.plain = s.plain && t.Pool.Plain()
 	}
 	return s
 }
+
+// Plain reports whether all targets are spoken to by HTTP/1.1 without TLS, on the
+// goroutine of the request.
+func (s *Service) Plain() bool { return s.plain }
 
 // Targets are the targets of the service.
 func (s *Service) Targets() []*Target { return s.config.Targets }

@@ -51,9 +51,8 @@ const codeClientGone = "request.canceled"
 // client sees it.
 const StatusClientGone = 499
 
-// handleError answers in place of the service.
-func (s *Service) handleError(w http.ResponseWriter, out *http.Request, err error) {
-	x := exchangeFrom(out.Context())
+// fail answers in place of the service.
+func (x *exchange) fail(w http.ResponseWriter, out *http.Request, err error) {
 	x.info.Err = err
 	x.restoreHeader()
 	if x.body.lost() {

@@ -19,16 +19,16 @@ var (
 
 // startIdle prepares to bound the pauses of the bodies. A stream of gRPC may be
 // silent in both directions.
-func (x *exchange) startIdle(cancel context.CancelCauseFunc, idle time.Duration) {
+func (x *exchange) startIdle(r *http.Request, cancel context.CancelCauseFunc, idle time.Duration) {
 	if x.calls {
 		return
 	}
-	x.body.idle = idle
-	x.body.pause = time.AfterFunc(idle, func() { x.paused(cancel) })
-	x.body.pause.Stop() // until the body is asked for
-	x.answer.idle = idle
-	x.answer.pause = time.AfterFunc(idle, func() { cancel(errIdle) })
-	x.answer.pause.Stop()
+	if hasBody(r) {
+		x.body.idle = idle
+		x.body.pause = time.AfterFunc(idle, func() { x.paused(cancel) })
+		x.body.pause.Stop() // until the body is asked for
+	}
+	x.answer.idle, x.answer.cancel = idle, cancel
 }
 
 // paused cuts the exchange for a pause of the request's body.
@@ -74,16 +74,29 @@ func (x *exchange) stopIdle() {
 type answerBody struct {
 	io.ReadCloser
 	response *http.Response
-	idle     time.Duration
-	pause    *time.Timer // nil without a bound
+	idle     time.Duration           // 0 without a bound
+	cancel   context.CancelCauseFunc // of the exchange; with a bound
+	pause    *time.Timer             // nil before the first read that waits
 	failed   bool
 }
 
-// Read implements [io.Reader].
-func (b *answerBody) Read(p []byte) (int, error) {
-	if b.pause != nil {
+// wait begins to bound the time of a read that has to wait.
+func (b *answerBody) wait() {
+	switch {
+	case b.idle == 0 || b.Ready():
+	case b.pause == nil:
+		b.pause = time.AfterFunc(b.idle, func() { b.cancel(errIdle) })
+	default:
 		b.pause.Reset(b.idle)
 	}
+}
+
+// Ready reports whether a part of the body is here already.
+func (b *answerBody) Ready() bool { return ready(b.ReadCloser) }
+
+// Read implements [io.Reader].
+func (b *answerBody) Read(p []byte) (int, error) {
+	b.wait()
 	n, err := b.ReadCloser.Read(p)
 	if b.pause != nil {
 		b.pause.Stop()
@@ -103,7 +116,7 @@ func (x *exchange) watchAnswer(res *http.Response) {
 	if isStream(res) {
 		x.body.free.Store(true)
 		x.stopIdle()
-		x.answer.pause = nil
+		x.answer.idle, x.answer.pause = 0, nil
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return // its body is the connection, in both directions

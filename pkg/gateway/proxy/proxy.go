@@ -37,6 +37,10 @@ type Options struct {
 	// Issuer is the "iss" of this platform's access tokens. One that a client sends
 	// to a route that does not ask for it is not forwarded.
 	Issuer string
+
+	// Ordinary sends every request by [net/http]'s own transport, so that both ways can
+	// be compared.
+	Ordinary bool
 }
 
 // Proxy makes services. It is safe for concurrent use.
@@ -48,6 +52,7 @@ type Proxy struct {
 	duration   metric.Float64Histogram
 	buffers    *bufferPool
 	loop       []string // the name of the process in [headerLoop], alone; never changed
+	ordinary   bool
 }
 
 // New makes a proxy.
@@ -67,6 +72,7 @@ func New(o Options) (*Proxy, error) {
 		duration:   duration,
 		buffers:    newBufferPool(),
 		loop:       []string{newLoopName()},
+		ordinary:   o.Ordinary,
 	}, nil
 }
 
@@ -129,9 +135,11 @@ func (p *Proxy) Service(c ServiceConfig) *Service {
 	s.reverse = &httputil.ReverseProxy{
 		Rewrite:        s.rewrite,
 		Transport:      transport{s},
-		ModifyResponse: s.modifyResponse,
-		ErrorHandler:   s.handleError,
-		BufferPool:     p.buffers,
+		ModifyResponse: func(res *http.Response) error { return exchangeFrom(res.Request.Context()).accept(res) },
+		ErrorHandler: func(w http.ResponseWriter, out *http.Request, err error) {
+			exchangeFrom(out.Context()).fail(w, out, err)
+		},
+		BufferPool: p.buffers,
 		// What it logs has no request beside it; the access log has the reason.
 		ErrorLog: slog.NewLogLogger(logger, slog.LevelDebug),
 	}
@@ -148,9 +156,5 @@ type transport struct{ service *Service }
 
 // RoundTrip implements [http.RoundTripper].
 func (t transport) RoundTrip(out *http.Request) (*http.Response, error) {
-	x := exchangeFrom(out.Context())
-	if t.service.credential != nil {
-		return x.present(out)
-	}
-	return t.service.backend.Load().Send(&x.forward, out)
+	return exchangeFrom(out.Context()).send(out)
 }

@@ -36,7 +36,21 @@ import (
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(bothWays{m}) }
+
+// bothWays runs all tests once for each way to a service.
+type bothWays struct{ *testing.M }
+
+func (b bothWays) Run() int {
+	if code := b.M.Run(); code != 0 || testing.Short() {
+		return code
+	}
+	ordinaryWay = true
+	return b.M.Run()
+}
+
+// ordinaryWay says that services are asked by net/http's own transport.
+var ordinaryWay bool
 
 // front is a server whose only route leads to one service.
 type front struct {
@@ -63,6 +77,7 @@ type setup struct {
 func newFront(t *testing.T, target string, s setup) *front {
 	t.Helper()
 	options := proxy.Options{
+		Ordinary:   ordinaryWay,
 		Logger:     slog.New(slog.DiscardHandler),
 		Meter:      metricnoop.Meter{},
 		Tracer:     tracenoop.Tracer{},

@@ -10,10 +10,9 @@ import (
 	"github.com/keywarden/keywarden/pkg/header"
 )
 
-// modifyResponse checks what the service has answered and removes what is not for
-// the client. An error makes [Service.handleError] answer instead.
-func (s *Service) modifyResponse(res *http.Response) error {
-	x := exchangeFrom(res.Request.Context())
+// accept checks what the service has answered and removes what is not for the
+// client. An error makes [exchange.fail] answer instead.
+func (x *exchange) accept(res *http.Response) error {
 	if err := checkStatus(res); err != nil {
 		return err
 	}

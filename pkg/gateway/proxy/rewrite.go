@@ -46,16 +46,23 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 	out.Trailer = nil                  // fields that no step has seen
 
 	trailers := out.Header["Te"] // "trailers" or nothing: the reverse proxy has seen to that
-	removeReserved(out.Header)
+	s.dress(out, in.Header, x)
 	if in.ProtoMajor >= 2 && trailers != nil {
 		out.Header["Te"] = trailers // gRPC servers refuse calls without it; trailers of answers do pass
 	}
-	principal := x.caller(in.Context())
-	removeCredentials(out.Header, x.route.authenticated || principal != nil || s.credential != nil, s.proxy.issuer)
 	restrictUpgrade(out.Header)
+}
+
+// dress removes from an outbound request what the service is not told, and adds what
+// it is. received is the header that came.
+func (s *Service) dress(out *http.Request, received http.Header, x *exchange) {
+	removeReserved(out.Header)
+	ctx := out.Context()
+	principal := x.caller(ctx)
+	removeCredentials(out.Header, x.route.authenticated || principal != nil || s.credential != nil, s.proxy.issuer)
 
 	f := fields{header: out.Header}
-	x.setForwarding(&f, in)
+	x.setForwarding(&f, out.Host)
 	setIdentity(&f, principal)
 	f.set("Authorization", x.info.Authorization.Reveal())
 	unseal(out.Header, x.info.Sealed, x.route.mirrored)
@@ -63,8 +70,8 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 		delete(out.Header, "Authorization")
 		f.set(headerMirrored, "1")
 	}
-	s.proxy.setLoop(out.Header, in.Header)
-	s.setTrace(in.Context(), out.Header)
+	s.proxy.setLoop(out.Header, received)
+	s.setTrace(ctx, out.Header)
 }
 
 // caller is who calls, where the route asks for it; nil is nobody it knows.
@@ -88,12 +95,12 @@ func (s *Service) setTrace(ctx context.Context, h http.Header) {
 	}
 }
 
-func (x *exchange) setForwarding(f *fields, in *http.Request) {
+func (x *exchange) setForwarding(f *fields, host string) {
 	if x.info.Client.IsValid() {
 		f.set(headerForwardedFor, x.info.Client.String())
 	}
 	f.set(headerForwardedProto, x.info.Scheme)
-	f.set(headerForwardedHost, in.Host)
+	f.set(headerForwardedHost, host)
 	if x.route.add == "" {
 		f.set(headerForwardedPrefix, x.route.strip)
 	}

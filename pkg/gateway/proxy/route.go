@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
@@ -125,23 +127,30 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // forward exchanges the request for an answer of the service.
 func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	defer func() { x.forward.End(x.broken()) }()
+	short := rt.service.ordinary(r) == ""
 	ctx, end := x.begin(r)
 	defer end()
 
 	out := r.WithContext(ctx)
-	if r.Body != nil && r.ContentLength != 0 {
+	if hasBody(r) {
 		x.body.ReadCloser = r.Body
 		out.Body, x.forward.Body = &x.body, &x.body
 		// A service may answer before it has read everything. net/http would then
 		// swallow a part of the body and the service would get the rest without it.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
 	}
-	if len(r.Header["Expect"]) > 0 {
-		w = oneContinue{w}
+	switch {
+	case short:
+		rt.service.relay(w, out, x)
+	case len(r.Header["Expect"]) > 0:
+		rt.service.reverse.ServeHTTP(oneContinue{w}, out)
+	default:
+		rt.service.reverse.ServeHTTP(w, out)
 	}
-	rt.service.reverse.ServeHTTP(w, out)
 	x.complete = true
 }
+
+func hasBody(r *http.Request) bool { return r.Body != nil && r.ContentLength != 0 }
 
 // oneContinue keeps the service's own 100 from the client: net/http sends one as
 // soon as the body is read, which is when the service wants it, and with the
@@ -171,6 +180,8 @@ type exchange struct {
 	span   trace.Span // nil unless it is recorded
 
 	path, rawPath string // of the outbound URL
+	url           url.URL
+	carried       carrier
 	body          watchedBody
 	answer        answerBody
 	forward       forward.Exchange
@@ -188,6 +199,21 @@ type exchange struct {
 
 type exchangeKey struct{}
 
+// carrier is the context of a request with its exchange in it, made together with that.
+type carrier struct {
+	context.Context
+	x *exchange
+}
+
+// Value implements [context.Context].
+func (c *carrier) Value(key any) any {
+	switch key.(type) {
+	case exchangeKey, http1.InterimKey:
+		return c.x
+	}
+	return c.Context.Value(key)
+}
+
 func exchangeFrom(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)
 	return x
@@ -199,7 +225,8 @@ var errTimeout = errors.New("the exchange took longer than the route allows")
 // begin returns the context of the outbound request and the function that ends
 // the exchange.
 func (x *exchange) begin(r *http.Request) (context.Context, func()) {
-	ctx := context.WithValue(r.Context(), exchangeKey{}, x)
+	x.carried = carrier{r.Context(), x}
+	ctx := context.Context(&x.carried)
 	cancel := context.CancelCauseFunc(nil)
 	limit, idle := cmp.Or(x.info.Timeout, x.route.timeout, x.route.service.timeout), x.route.service.idle
 	if limit > 0 || idle > 0 || x.route.standing != nil {
@@ -211,7 +238,7 @@ func (x *exchange) begin(r *http.Request) (context.Context, func()) {
 		x.timer = time.AfterFunc(limit, func() { x.cut(cancel, errTimeout, errBodyLate) })
 	}
 	if idle > 0 {
-		x.startIdle(cancel, idle)
+		x.startIdle(r, cancel, idle)
 	}
 	ctx = x.startSpan(ctx)
 	return ctx, func() {

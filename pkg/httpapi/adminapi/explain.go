@@ -28,10 +28,11 @@ type ExplainPrincipal struct {
 
 // ExplainResult is what would become of the request.
 type ExplainResult struct {
-	Allowed  bool             `json:"allowed"`           // it would reach the end of its route
-	Route    string           `json:"route,omitempty"`   // absent when none matches
-	Service  string           `json:"service,omitempty"` // absent when the route answers itself
-	Why      string           `json:"why,omitempty"`     // how the service was chosen, when there is a choice
+	Allowed  bool             `json:"allowed"`                                                   // it would reach the end of its route
+	Route    string           `json:"route,omitempty"`                                           // absent when none matches
+	Service  string           `json:"service,omitempty"`                                         // absent when the route answers itself
+	Why      string           `json:"why,omitempty"`                                             // how the service was chosen, when there is a choice
+	Ordinary string           `json:"ordinary,omitempty" example:"it asks for another protocol"` // why the service would be asked by the ordinary transport and not by the short way
 	Refusal  *ExplainRefusal  `json:"refusal,omitempty"`
 	Policies []ExplainVerdict `json:"policies"` // in the order in which they are asked
 }
