@@ -8808,6 +8808,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Document"
                         }
                     },
+                    "404": {
+                        "description": "not a key or an app of the caller's",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Document"
+                        }
+                    },
                     "422": {
                         "description": "too much to add up",
                         "schema": {
@@ -9395,6 +9401,11 @@ const docTemplate = `{
                 "allowed": {
                     "description": "it would reach the end of its route",
                     "type": "boolean"
+                },
+                "ordinary": {
+                    "description": "why the service would be asked by the ordinary transport and not by the short way",
+                    "type": "string",
+                    "example": "it asks for another protocol"
                 },
                 "policies": {
                     "description": "in the order in which they are asked",
