@@ -141,7 +141,9 @@ func TestRenderings(t *testing.T) {
 	checks := map[string]func(t *testing.T, r rendering){
 		"objects are ones of Kubernetes":      func(t *testing.T, r rendering) { validateAll(t, oldest, r) },
 		"pods are restricted":                 podsAreRestricted,
-		"tokens are for discovery alone":      tokensAreForDiscoveryAlone,
+		"tokens are where they are needed":    tokensAreWhereTheyAreNeeded,
+		"rights are those of the guide":       rightsAreThoseOfTheGuide,
+		"classes choose this gateway":         classesChooseThisGateway,
 		"references resolve":                  referencesResolve,
 		"selectors match":                     selectorsMatch,
 		"ports that others name exist":        portsOfOthersExist,

@@ -24,6 +24,8 @@ func ownedOptions() []string {
 		"server.addr", "server.metrics_addr", "server.shutdown_delay", "server.drain_timeout",
 		"server.tls.cert_file", "server.tls.key_file", "server.tls.dir", "server.tls.client_ca_file", "server.tls.client_auth",
 		"database.migrate_on_start", "database.postgres_bin", "data.dir", "gateway.source", "gateway.file",
+		"gateway.kubernetes.controller", "gateway.kubernetes.addresses", "gateway.kubernetes.status", "gateway.kubernetes.lease_namespace",
+		"gateway.kubernetes.api_url", "gateway.kubernetes.token_file", "gateway.kubernetes.ca_file",
 	}
 }
 
@@ -448,7 +450,7 @@ func TestMakefileSetsRealValues(t *testing.T) {
 
 // TestGuideSetsRealValues reads the values of the examples in the guide and in the README.
 func TestGuideSetsRealValues(t *testing.T) {
-	for _, path := range []string{filepath.Join("..", "docs", "guides", "kubernetes.md"), filepath.Join(chart, "README.md"), filepath.Join(chart, "templates", "NOTES.txt")} {
+	for _, path := range []string{filepath.Join("..", "docs", "guides", "kubernetes.md"), routesGuide(), filepath.Join(chart, "README.md"), filepath.Join(chart, "templates", "NOTES.txt")} {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

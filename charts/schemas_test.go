@@ -39,7 +39,8 @@ func usedKinds() []string {
 	return []string{
 		"v1/ConfigMap", "v1/Pod", "v1/Secret", "v1/Service", "v1/ServiceAccount",
 		"apps/v1/Deployment", "autoscaling/v2/HorizontalPodAutoscaler", "batch/v1/Job",
-		"networking.k8s.io/v1/Ingress", "networking.k8s.io/v1/NetworkPolicy", "policy/v1/PodDisruptionBudget",
+		"networking.k8s.io/v1/Ingress", "networking.k8s.io/v1/IngressClass", "networking.k8s.io/v1/NetworkPolicy", "policy/v1/PodDisruptionBudget",
+		"rbac.authorization.k8s.io/v1/ClusterRole", "rbac.authorization.k8s.io/v1/ClusterRoleBinding",
 		"rbac.authorization.k8s.io/v1/Role", "rbac.authorization.k8s.io/v1/RoleBinding",
 	}
 }
@@ -76,6 +77,9 @@ func TestSchemasRefuseUnknownFields(t *testing.T) {
 	good := `{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {selector: {matchLabels: {a: b}}, template: {spec: {containers: [{name: a, resources: {limits: {memory: 1Gi, cpu: 1}}, ports: [{containerPort: 80}]}]}}}}`
 	monitor := `{apiVersion: monitoring.coreos.com/v1, kind: ServiceMonitor, metadata: {name: a}, spec: {selector: {}, endpoints: [{port: a}]}}`
 	route := `{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: a}, spec: {parentRefs: [{name: a}], rules: [{backendRefs: [{name: a, port: 80}]}]}}`
+	class := `{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: a}, spec: {controllerName: a.example/b}}`
+	ingressClass := `{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.example/b}}`
+	role := `{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: a}, rules: [{apiGroups: [""], resources: [services], verbs: [list]}]}`
 	cases := []struct{ name, object, old, wrong string }{
 		{"a field of the spec", good, "spec: {selector", "spec: {replicaz: 1, selector"},
 		{"a field of a container", good, "name: a, resources", "name: a, image_pull_policy: Always, resources"},
@@ -85,6 +89,11 @@ func TestSchemasRefuseUnknownFields(t *testing.T) {
 		{"a field of a ServiceMonitor", monitor, "port: a", "prot: a"},
 		{"a word of HTTPRoute", route, "port: 80", "port: 80, weigth: 1"},
 		{"a missing field of HTTPRoute", route, "{name: a, port", "{port"},
+		{"a field of GatewayClass", class, "controllerName", "controller"},
+		{"a controller without a domain", class, "a.example/b", "keywarden"},
+		{"a field of IngressClass", ingressClass, "controller", "controllerName"},
+		{"a field of ClusterRole", role, "resources", "resource"},
+		{"a rule without verbs", role, ", verbs: [list]", ""},
 	}
 	for _, version := range kubeVersions() {
 		schemas := compileSchemas(t, version)
@@ -172,7 +181,9 @@ func writeSchemas(t *testing.T) {
 	for _, version := range kubeVersions() {
 		b := &bundle{Kinds: map[string]string{}, Definitions: map[string]map[string]any{}}
 		b.addKubernetes(t, kubernetesModule(version))
-		b.addResource(t, gatewayModule, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml")
+		for _, plural := range []string{"gatewayclasses", "httproutes"} {
+			b.addResource(t, gatewayModule, "config/crd/standard/gateway.networking.k8s.io_"+plural+".yaml")
+		}
 		for _, plural := range []string{"servicemonitors", "prometheusrules"} {
 			b.addResource(t, prometheusModule, "example/prometheus-operator-crd/monitoring.coreos.com_"+plural+".yaml")
 		}

@@ -9,7 +9,7 @@ The spec of a pod of the server: (dict "root" $ "name" of Deployment and ConfigM
 {{- $name := .name -}}
 {{- $labels := .labels -}}
 serviceAccountName: {{ include "keywarden.serviceAccountName" $root }}
-automountServiceAccountToken: {{ $v.discovery.kubernetes.enabled }}
+automountServiceAccountToken: {{ include "keywarden.callsKubernetes" $root }}
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ add (int $v.shutdown.delaySeconds) (int $v.shutdown.drainSeconds) 15 }}
 {{- with $v.image.pullSecrets }}

@@ -113,6 +113,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- if $v.operators.enabled }}{{ $_ := set $server "metrics_addr" ":9090" }}{{ end -}}
 {{- $gateway := dict "source" $v.gateway.source -}}
 {{- if include "keywarden.gatewayConfigMap" .root }}{{ $_ := set $gateway "file" "/etc/keywarden/gateway/gateway.yaml" }}{{ end -}}
+{{- if eq $v.gateway.source "kubernetes" -}}
+{{- $objects := pick $v.gateway.kubernetes "controller" "status" -}}
+{{- with $v.gateway.kubernetes.addresses }}{{ $_ := set $objects "addresses" . }}{{ end -}}
+{{- $_ := set $gateway "kubernetes" $objects -}}
+{{- end -}}
 {{- $owned := dict "server" $server "gateway" $gateway "data" (dict "dir" "/var/lib/keywarden")
     "database" (dict "migrate_on_start" (eq $v.migrations.mode "start")) -}}
 {{- toYaml (mustMergeOverwrite (deepCopy $v.config) (deepCopy (.config | default dict)) $owned) -}}
@@ -120,9 +125,23 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* The ConfigMap of the gateway document, or nothing. */}}
 {{- define "keywarden.gatewayConfigMap" -}}
-{{- if ne .Values.gateway.source "database" -}}
+{{- if eq .Values.gateway.source "file" -}}
 {{- if .Values.gateway.existingConfigMap }}{{ .Values.gateway.existingConfigMap }}
 {{- else if .Values.gateway.document }}{{ include "keywarden.fullname" . }}-gateway{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Whether the pods call the API server, and so need a token: "true" or "false". */}}
+{{- define "keywarden.callsKubernetes" -}}
+{{- or .Values.discovery.kubernetes.enabled (eq .Values.gateway.source "kubernetes") -}}
+{{- end }}
+
+{{/* Whether the chart makes a GatewayClass: "true" or nothing. */}}
+{{- define "keywarden.gatewayClass" -}}
+{{- $classes := .Values.gateway.kubernetes.classes -}}
+{{- if and (eq .Values.gateway.source "kubernetes") $classes.create -}}
+{{- $there := .Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/GatewayClass" -}}
+{{- if ternary $there $classes.gatewayClass (kindIs "invalid" $classes.gatewayClass) }}true{{ end -}}
 {{- end -}}
 {{- end }}
 
@@ -265,6 +284,20 @@ where the chart makes the secret itself. With only=database, what the migration 
 {{- end -}}
 {{- if and (eq $v.gateway.source "database") (or $v.gateway.document $v.gateway.existingConfigMap) -}}
 {{- fail "\n\ngateway.source is database: gateway.document and gateway.existingConfigMap must be empty. Put the document there with \"keywarden config apply\".\n" -}}
+{{- end -}}
+{{- $classes := $v.gateway.kubernetes.classes -}}
+{{- if eq $v.gateway.source "kubernetes" -}}
+{{- if or $v.gateway.document $v.gateway.existingConfigMap -}}
+{{- fail "\n\ngateway.source is kubernetes: gateway.document and gateway.existingConfigMap must be empty. The document is made of the objects of the cluster, and never merged with another.\n" -}}
+{{- else if not (dig "server" "hosts" list $v.config) -}}
+{{- fail "\n\ngateway.source is kubernetes, and config.server.hosts is empty: paths such as /users and /admin/v1 would be the platform's own on every host, and no Ingress or HTTPRoute at them would be reached. List the host names of the platform:\n\n  --set 'config.server.hosts={accounts.example.com}'\n" -}}
+{{- else if eq (include "keywarden.serviceAccountName" .) "default" -}}
+{{- fail "\n\ngateway.source is kubernetes: what the pods may read in every namespace would be allowed to all pods that run as the ServiceAccount default. Set serviceAccount.create to true, or serviceAccount.name to an account of their own.\n" -}}
+{{- else if and $v.ingress.enabled (eq $v.ingress.className $classes.name) -}}
+{{- fail (printf "\n\ningress.className is %s, the class that this release serves by itself: the gateway would lead to itself. Name the class of the proxy before it.\n" $classes.name) -}}
+{{- end -}}
+{{- else if $v.gateway.kubernetes.addresses -}}
+{{- fail "\n\ngateway.kubernetes.addresses means nothing unless gateway.source is kubernetes.\n" -}}
 {{- end -}}
 {{- $redis := or $v.redis.url $v.redis.existingSecret -}}
 {{- if and (not $redis) (or (eq (dig "counters" "store" "" $v.config) "redis") (eq (dig "cache" "store" "" $v.config) "redis") (dig "counters" "strict" false $v.config)) -}}
