@@ -79,7 +79,7 @@ func (q *Query) Get(name string) string { return q.values[name] }
 // in the query string is an error that names it. name and the filters are bound
 // into cursors.
 func (c Cursors) ListQuery(g *gin.Context, name string, filters ...string) (*Query, error) {
-	q := &Query{Limit: DefaultLimit, values: map[string]string{}, list: name, c: c}
+	q := &Query{Limit: DefaultLimit, values: map[string]string{}, list: url.QueryEscape(name), c: c}
 	var fields []problem.Field
 	given, err := url.ParseQuery(g.Request.URL.RawQuery)
 	if err != nil {
