@@ -44,6 +44,8 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{"replicas the wrong way round", []string{"autoscaling.enabled=true", "autoscaling.minReplicas=20"}, "autoscaling.minReplicas is more"},
 		{"scaling by nothing", []string{"autoscaling.enabled=true", "autoscaling.targetCPUUtilizationPercentage=null"}, "autoscaling.enabled needs a target"},
 		{"two budgets", []string{"podDisruptionBudget.minAvailable=1"}, "set the other one to null"},
+		{"metrics for the world by an Ingress", []string{"operators.enabled=false", "ingress.enabled=true", "ingress.hosts[0].host=b"}, "which asks nobody for a credential"},
+		{"metrics for the world by a load balancer", []string{"operators.enabled=false", "service.type=LoadBalancer"}, "which asks nobody for a credential"},
 		{"metrics that are off", []string{"monitoring.serviceMonitor.enabled=true", "config.telemetry.metrics=false"}, "config.telemetry.metrics is false"},
 		{"a limit of memory in words", []string{"resources.limits.memory=much"}, "resources.limits.memory is"},
 

@@ -17,7 +17,7 @@ func (a *application) openCluster() {
 	a.cluster = kubernetes.New(kubernetes.Options{
 		API:        apiserver.Config{URL: k.APIURL, TokenFile: k.TokenFile, CAFile: k.CAFile},
 		Controller: k.Controller, Addresses: k.Addresses, TLS: t.CertFile != "" || t.Dir != "" || len(t.ACME.Domains) > 0,
-		WriteStatus: k.Status, LeaseNamespace: k.LeaseNamespace, Holder: a.platform.ReplicaID,
+		Reserved: a.Config.Server.Hosts, WriteStatus: k.Status, LeaseNamespace: k.LeaseNamespace, Holder: a.platform.ReplicaID,
 		Target: a.reporter, Logger: a.Logger,
 	})
 	a.source = a.cluster

@@ -93,7 +93,7 @@ var (
 func (m Manifest) check(ring *seal.Keyring) error {
 	key, err := ring.DeriveUnder(m.KeyID, macUse)
 	if err != nil {
-		return fmt.Errorf("%w: it needs the key with id %s, and the one given has %s: set KEYWARDEN_MASTER_KEY to that key, or list it in KEYWARDEN_SECURITY_MASTER_KEYS_RETIRED; nothing was changed",
+		return fmt.Errorf("%w: it needs the key with id %q, and the one given has %q: set KEYWARDEN_MASTER_KEY to that key, or list it in KEYWARDEN_SECURITY_MASTER_KEYS_RETIRED; nothing was changed",
 			ErrWrongKey, m.KeyID, ring.ID())
 	}
 	want, err := m.sum(key)
@@ -117,6 +117,7 @@ type File struct {
 	Manifest Manifest
 	archive  *zip.ReadCloser
 	dump     *zip.File
+	blocks   []block // of the dump, when it was verified
 }
 
 // Open reads the manifest of a backup. The caller closes the file.
@@ -147,10 +148,15 @@ func Open(name string) (_ *File, err error) {
 	if f.dump == nil || f.Manifest.Format == 0 {
 		return nil, fmt.Errorf("%w: %s holds no dump or no manifest", ErrDamaged, name)
 	}
-	if f.Manifest.Format != format {
-		return nil, fmt.Errorf("the backup has format %d, and this program knows %d; use the version %s that made it", f.Manifest.Format, format, f.Manifest.Program)
+	return f, f.Manifest.known()
+}
+
+// known refuses formats of later programs. Nothing was verified yet.
+func (m Manifest) known() error {
+	if m.Format != format {
+		return fmt.Errorf("the backup has format %d, and this program knows %d; use the version %q that made it", m.Format, format, m.Program)
 	}
-	return f, nil
+	return nil
 }
 
 func readManifest(member *zip.File) (m Manifest, err error) {
@@ -178,26 +184,30 @@ func (f *File) Verify(ctx context.Context, ring *seal.Keyring, progress Progress
 	if err := f.Manifest.check(ring); err != nil {
 		return err
 	}
-	digest := sha256.New()
-	n, err := f.copyDump(ctx, digest, progress)
+	if f.dump.Method != zip.Store || f.dump.UncompressedSize64 != uint64(max(f.Manifest.DumpBytes, 0)) {
+		return errOtherDump // also what would grow without end
+	}
+	r, err := f.dump.Open()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if n != f.Manifest.DumpBytes || hex.EncodeToString(digest.Sum(nil)) != f.Manifest.Digest {
-		return fmt.Errorf("%w: the dump is not the one that was written", ErrDamaged)
+	defer func() { _ = r.Close() }() // it is only read
+	digest := sha256.New()
+	blocks, err := blocksOf(io.TeeReader(&meter{ctx: ctx, r: r, total: f.Manifest.DumpBytes, progress: progress}, digest))
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if hex.EncodeToString(digest.Sum(nil)) != f.Manifest.Digest {
+		return errOtherDump
+	}
+	f.blocks = blocks
 	return nil
 }
 
-// copyDump writes the dump to w.
-func (f *File) copyDump(ctx context.Context, w io.Writer, progress Progress) (int64, error) {
-	r, err := f.dump.Open()
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = r.Close() }() // it is only read
-	return io.Copy(w, &meter{ctx: ctx, r: r, total: f.Manifest.DumpBytes, progress: progress})
-}
+var errOtherDump = fmt.Errorf("%w: the dump is not the one that was written", ErrDamaged)
 
 // Progress is told, now and then, how many bytes of how many are done; total is 0 where
 // that is not known.

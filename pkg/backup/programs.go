@@ -167,6 +167,12 @@ func variables() map[string]string {
 	}
 }
 
+// ofDriver are the parameters that our own driver takes from the same variables of the
+// environment where the URL does not give them: both must reach the same database.
+func ofDriver() []string {
+	return []string{"host", "port", "dbname", "user", "password", "passfile", "sslmode", "sslkey", "sslcert", "sslrootcert", "connect_timeout", "target_session_attrs"}
+}
+
 // connection is the URL in variables of libpq. Parameters that only our own driver knows
 // are left out. Several hosts go by the parameter host alone.
 func connection(address seal.Secret) ([]string, error) {
@@ -186,6 +192,11 @@ func connection(address seal.Secret) ([]string, error) {
 		}
 	}
 	env := []string{"PGAPPNAME=keywarden-backup"}
+	for _, name := range ofDriver() {
+		if values[name] == "" {
+			values[name], _ = os.LookupEnv(known[name]) //nolint:forbidigo // the driver looks there, too
+		}
+	}
 	for name, value := range values {
 		if value != "" {
 			env = append(env, known[name]+"="+value)

@@ -34,7 +34,9 @@ func Restore(ctx context.Context, o Options, name string, replace bool) (Manifes
 		return m, err
 	}
 	o.stage("restoring")
-	if err := o.load(ctx, f, p, replace); err != nil {
+	if committing, err := o.load(ctx, f, p, replace); err != nil && committing {
+		return m, fmt.Errorf("the restore broke off at its very end: either all of it was done, or nothing was changed; look before you start again: %w", err)
+	} else if err != nil {
 		return m, fmt.Errorf("the restore failed, and nothing was changed: %w", err)
 	}
 	o.stage("checking")
@@ -48,7 +50,7 @@ func (o Options) admit(ctx context.Context, f *File, db *inspect.Database, repla
 		return p, err
 	}
 	if f.Manifest.Schema > status.Latest {
-		return p, fmt.Errorf("%w: it has version %d, and the newest known is %d; use the version %s of the program, or a later one", ErrNewer, f.Manifest.Schema, status.Latest, f.Manifest.Program)
+		return p, fmt.Errorf("%w: it has version %d, and the newest known is %d; use the version %q of the program, or a later one", ErrNewer, f.Manifest.Schema, status.Latest, f.Manifest.Program)
 	}
 	o.stage("verifying")
 	if err := f.Verify(ctx, o.Ring, o.Progress); err != nil {
@@ -115,31 +117,35 @@ END $$;
 
 // load runs pg_restore into psql. The last line that psql gets, COMMIT, comes from here
 // when everything before it went well: who is cut off before it leaves nothing.
-func (o Options) load(ctx context.Context, f *File, p programs, replace bool) error {
+// committing is whether it was sent.
+func (o Options) load(ctx context.Context, f *File, p programs, replace bool) (committing bool, err error) {
 	env, err := connection(o.URL)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	psql, refused := p.command(ctx, "psql", env, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null", "--file=-")
 	in, err := psql.StdinPipe()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := psql.Start(); err != nil {
-		return fmt.Errorf("start psql: %w", err)
+		return false, fmt.Errorf("start psql: %w", err)
 	}
-	err = o.feed(ctx, f, p, replace, in)
+	if err = o.feed(ctx, f, p, replace, in); err == nil {
+		committing = true
+		_, err = io.WriteString(in, "COMMIT;\n")
+	}
 	// Without COMMIT, the end of its input ends its transaction.
 	closeErr := in.Close()
-	if waitErr := psql.Wait(); waitErr != nil {
-		return explain(ctx, "psql", waitErr, refused)
+	if waitErr := psql.Wait(); waitErr != nil && !errors.Is(err, ErrDamaged) {
+		return committing, explain(ctx, "psql", waitErr, refused)
 	}
-	return errors.Join(err, closeErr)
+	return committing, errors.Join(err, closeErr)
 }
 
-// feed writes the whole transaction to in.
+// feed writes the whole transaction to in, but for its end.
 func (o Options) feed(ctx context.Context, f *File, p programs, replace bool, in io.Writer) error {
 	head := "BEGIN;\nSET lock_timeout = '30s';\nSET client_min_messages = warning;\n"
 	if replace {
@@ -155,13 +161,16 @@ func (o Options) feed(ctx context.Context, f *File, p programs, replace bool, in
 	defer func() { _ = dump.Close() }() // it is only read
 	cmd, said := p.command(ctx, "pg_restore", nil, "--file=-", "--no-owner", "--no-privileges", "--no-publications", "--no-subscriptions",
 		"--no-security-labels", "--no-tablespaces", "--exit-on-error")
-	cmd.Stdin = &meter{ctx: ctx, r: dump, total: f.Manifest.DumpBytes, progress: o.Progress}
-	cmd.Stdout = in
-	if err := cmd.Run(); err != nil {
+	source := newVerified(&meter{ctx: ctx, r: dump, total: f.Manifest.DumpBytes, progress: o.Progress}, f.blocks)
+	cmd.Stdin, cmd.Stdout = source, in
+	err = cmd.Run()
+	switch {
+	case ctx.Err() == nil && source.err != nil && !errors.Is(source.err, io.EOF):
+		return fmt.Errorf("%w: %w", ErrDamaged, source.err)
+	case err != nil:
 		return explain(ctx, "pg_restore", err, said)
 	}
-	_, err = io.WriteString(in, "COMMIT;\n")
-	return err
+	return nil
 }
 
 // checkRestored looks whether the database is what the manifest says.

@@ -149,6 +149,9 @@ func sample(t *testing.T, o *option, masterKey string) (env, yaml string) {
 			env = "10.0.0.0/8"
 		case "text", "secret":
 			env = "/some/path"
+			if o.path == "gateway.kubernetes.api_url" {
+				env = "https://k.example.com"
+			}
 		default:
 			t.Fatalf("%s: no sample for a %s", o.path, o.typeName())
 		}

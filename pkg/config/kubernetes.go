@@ -1,6 +1,10 @@
 package config
 
-import "slices"
+import (
+	"net/netip"
+	"net/url"
+	"slices"
+)
 
 // Kubernetes is the section of the gateway document that is made of objects of a
 // cluster.
@@ -38,4 +42,23 @@ func (k *Kubernetes) unused(source string) rule {
 		slices.Concat(paths[:1], []string{"gateway.source"}), source != SourceKubernetes,
 		"means nothing unless gateway.source is kubernetes",
 	}
+}
+
+// address is a rule for where the API server is: what is asked there becomes the routes,
+// and a token is shown to it.
+func (k *Kubernetes) address() rule {
+	return rule{
+		[]string{"gateway.kubernetes.api_url"}, k.APIURL != "" && !isAPIServer(k.APIURL),
+		"must be an https URL without user and query; http is for this machine alone, such as kubectl proxy",
+	}
+}
+
+func isAPIServer(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	here := u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
+	return u.Scheme == "https" || u.Scheme == "http" && here
 }

@@ -82,6 +82,7 @@ func rules(c *Config, serving bool) []rule {
 			"must be empty when gateway.source is kubernetes: the document is made of the objects of the cluster, and never merged with another",
 		},
 		c.Gateway.Kubernetes.unused(c.Gateway.Source),
+		c.Gateway.Kubernetes.address(),
 	}
 }
 

@@ -36,6 +36,7 @@ type Options struct {
 	Controller string   // the name by which classes choose this gateway
 	Addresses  []string // under which the gateway is reached, for statuses
 	TLS        bool     // the gateway's own listener speaks TLS
+	Reserved   []string // host names of the platform itself, which no object gets
 
 	// WriteStatus lets one of the replicas, the leader, write statuses and events.
 	WriteStatus    bool
@@ -221,7 +222,7 @@ func (s *Source) update() {
 		return
 	}
 	result := s.translator.Translate(s.objects(), translate.Options{
-		Controller: s.opts.Controller, Addresses: s.opts.Addresses, TLS: s.opts.TLS,
+		Controller: s.opts.Controller, Addresses: s.opts.Addresses, TLS: s.opts.TLS, Reserved: s.opts.Reserved,
 		APIURL: s.opts.API.URL, TokenFile: s.opts.API.TokenFile, CAFile: s.opts.API.CAFile,
 	}, time.Now())
 	s.tell(result.Refused)

@@ -218,6 +218,36 @@ func TestOneBadObjectIsToldAndTheRestIsServed(t *testing.T) {
 	}
 }
 
+// A status that the API server will never take is tried once, so that nobody who makes
+// many of them holds up those of others.
+func TestAStatusThatIsNotTakenHoldsUpNobody(t *testing.T) {
+	s := kubernetestest.New(t)
+	s.Apply(base)
+	odd := []string{"odd0", "odd1", "odd2", "odd3", "odd4", "odd5"}
+	s.RefuseStatus(odd...)
+	for _, name := range odd {
+		s.Apply(ingress(name, ""))
+	}
+	s.Apply(ingress("good", ""))
+	r := start(t, s, "one")
+	tried := func(name string) (n int) {
+		for _, w := range s.Writes() {
+			if strings.HasSuffix(w, "/ingresses/"+name+"/status") {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "all were tried", func() bool {
+		return tried("good") > 0 && !slices.ContainsFunc(odd, func(name string) bool { return tried(name) == 0 })
+	})
+	for _, name := range odd {
+		if n := tried(name); n != 1 {
+			t.Errorf("the status of %s was tried %d times: %s", name, n, r.log)
+		}
+	}
+}
+
 func TestStatusesAreWrittenOnceAndKeepTheirTimes(t *testing.T) {
 	s := kubernetestest.New(t)
 	s.Apply(base)

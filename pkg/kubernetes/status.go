@@ -146,6 +146,10 @@ func (w *writer) status(ctx context.Context, key string, s translate.Status) err
 	switch apiserver.Status(err) {
 	case http.StatusConflict, http.StatusNotFound:
 		err = nil // a newer version, or the removal, is on its way
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		// It will not be taken however often it is tried, and the statuses of others wait.
+		w.logger.WarnContext(ctx, "a status is not taken by the API server", "kind", s.Kind, "object", s.Meta.Key(), "error", err)
+		err = nil
 	}
 	if err != nil {
 		return err

@@ -310,6 +310,10 @@ where the chart makes the secret itself. With only=database, what the migration 
 {{- fail "\n\ntls.clientCA.mode is require, and the kubelet has no certificate to show to the probes: set operators.enabled to true.\n" -}}
 {{- end -}}
 {{- if not $v.operators.enabled -}}
+{{- $outside := or $v.ingress.enabled $v.httpRoute.enabled (ne $v.service.type "ClusterIP") -}}
+{{- if and $outside (dig "telemetry" "metrics" true $v.config) -}}
+{{- fail "\n\noperators.enabled is false, so /metrics is on the main listener, which asks nobody for a credential there, and that is reached from outside (ingress, httpRoute or service.type): set operators.enabled to true, or config.telemetry.metrics to false.\n" -}}
+{{- end -}}
 {{- if dig "server" "hosts" list $v.config -}}
 {{- fail "\n\nconfig.server.hosts keeps the probes, which name no host, out of the main listener: set operators.enabled to true.\n" -}}
 {{- else if and (include "keywarden.tls" .) (not (or $v.tls.existingSecret $v.tls.hostSecrets)) -}}

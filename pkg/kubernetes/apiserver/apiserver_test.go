@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +89,36 @@ func TestAListThatBreaksOffChangesNothing(t *testing.T) {
 		if err == nil || len(c.Objects()) != 1 || strings.Contains(err.Error(), kubernetestest.Token) {
 			t.Errorf("status %d: %v with %d objects", status, err, len(c.Objects()))
 		}
+	}
+}
+
+// Few objects, each as large as the API server takes them, are more than a page of an
+// answer may be: they keep those of others from nobody.
+func TestLargeObjectsOfOneKeepNobodyOut(t *testing.T) {
+	const objects = 60
+	large := strings.Repeat("x", 1<<20)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit, _ := strconv.Atoi(r.FormValue("limit"))
+		from, _ := strconv.Atoi(r.FormValue("continue"))
+		_, _ = fmt.Fprint(w, `{"metadata": {"resourceVersion": "7"`)
+		if from+limit < objects {
+			_, _ = fmt.Fprintf(w, `, "continue": "%d"`, from+limit)
+		}
+		_, _ = fmt.Fprint(w, `}, "items": [`)
+		for i := from; i < min(from+limit, objects); i++ {
+			if i > from {
+				_, _ = fmt.Fprint(w, ",")
+			}
+			_, _ = fmt.Fprintf(w, `{"metadata": {"name": "n%d", "annotations": {"a": "%s"}}}`, i, large)
+		}
+		_, _ = fmt.Fprint(w, "]}")
+	}))
+	t.Cleanup(server.Close)
+	api := apiserver.New(apiserver.Config{URL: server.URL})
+	t.Cleanup(api.Close)
+	c := apiserver.NewCollection[object.Namespace](apiserver.Options{Client: api, Path: namespaces, Changed: func() {}})
+	if err := c.List(t.Context()); err != nil || len(c.Objects()) != objects {
+		t.Errorf("%d objects, %v", len(c.Objects()), err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/gateway/discovery/registry"
 	"github.com/keywarden/keywarden/pkg/kubernetes/object"
 )
 
@@ -156,8 +157,9 @@ func (c *Collection[T, P]) round(ctx context.Context) error {
 func (c *Collection[T, P]) List(ctx context.Context) error {
 	objects := map[string]P{}
 	var version string
-	query := url.Values{"limit": {strconv.Itoa(pageSize)}}
+	query, limit := url.Values{}, pageSize
 	for {
+		query.Set("limit", strconv.Itoa(limit))
 		var page struct {
 			Metadata struct {
 				ResourceVersion string `json:"resourceVersion"`
@@ -165,7 +167,12 @@ func (c *Collection[T, P]) List(ctx context.Context) error {
 			} `json:"metadata"`
 			Items []json.RawMessage `json:"items"`
 		}
-		if err := c.client.Do(ctx, http.MethodGet, c.path, query, nil, &page); err != nil {
+		err := c.client.Do(ctx, http.MethodGet, c.path, query, nil, &page)
+		if errors.Is(err, registry.ErrTooLong) && limit > 1 {
+			limit = max(limit/4, 1) // somebody's objects are large: that must not keep those of others from here
+			continue
+		}
+		if err != nil {
 			return c.listed(err)
 		}
 		for _, item := range page.Items {

@@ -61,8 +61,9 @@ type Server struct {
 	log     []change
 	writes  []string // method and path of each
 	lists   int
-	watches int // that are open
-	down    int // the status of all answers, when it is not 0
+	watches int             // that are open
+	down    int             // the status of all answers, when it is not 0
+	odd     map[string]bool // names of the objects whose statuses are not acceptable
 }
 
 type change struct {
@@ -305,6 +306,10 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, kind, namespace, 
 		return
 	}
 	next, _ := clone(o).(Object)
+	if sub == "status" && s.odd[name] {
+		fail(w, 422, "Invalid")
+		return
+	}
 	if sub == "status" {
 		next["status"] = merge(next["status"], p["status"])
 	} else {
@@ -469,6 +474,16 @@ func (s *Server) Down(status int) {
 	s.down = status
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// RefuseStatus makes the statuses of objects of these names invalid, whatever they are.
+func (s *Server) RefuseStatus(names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.odd = map[string]bool{}
+	for _, name := range names {
+		s.odd[name] = true
+	}
 }
 
 // Without takes kinds away, as if they had never been installed.

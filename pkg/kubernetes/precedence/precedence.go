@@ -81,13 +81,13 @@ func Resolve(claims []Claim) []spec.Route {
 		}
 	}
 	out := assembly{index: map[string]int{}}
-	var wide []wideHost
+	wide := map[string]*place{}
 	for _, host := range bySpecificity(hosts) {
-		cells := ofHost(hosts[host], wider(host, wide))
+		p := ofHost(hosts[host], wider(host, wide))
 		if host == "" || host[0] == '*' {
-			wide = append(wide, wideHost{host, cells})
+			wide[host] = p
 		}
-		for _, c := range cells {
+		for _, c := range p.cells {
 			for _, r := range c.rules {
 				out.add(host, r)
 			}
@@ -113,114 +113,163 @@ func bySpecificity[T any](hosts map[string]T) []string {
 	})
 }
 
-// wideHost is the cells of a wildcard, or of every host.
-type wideHost struct {
-	host  string
-	cells []*cell
+// place is the cells of a host.
+type place struct {
+	cells  []*cell
+	byPath map[spec.PathMatch]*cell
+	left   int // how many rules may still be looked at to be repeated
 }
 
-// wider are the cells of the hosts that cover a host, the most specific first.
-func wider(host string, wide []wideHost) [][]*cell {
-	var out [][]*cell
-	for _, w := range slices.Backward(wide) {
-		if w.host == "" || Covers(w.host, host) {
-			out = append(out, w.cells)
+// Bounds of what is repeated at one host: so many rules for each of its own, and some for
+// a host that has few. Beyond them nothing is, and methods without a route of their own
+// are refused there: objects of strangers must neither multiply nor get these requests.
+const (
+	repeatsOfOne  = 4
+	repeatsOfHost = 64
+)
+
+// wider are the hosts that cover a host, the most specific first.
+func wider(host string, wide map[string]*place) []*place {
+	var out []*place
+	rest := strings.TrimPrefix(host, "*.")
+	for found := host != ""; found; {
+		if _, rest, found = strings.Cut(rest, "."); found && wide["*."+rest] != nil {
+			out = append(out, wide["*."+rest])
 		}
+	}
+	if every := wide[""]; every != nil {
+		out = append(out, every)
 	}
 	return out
 }
 
 // ofHost is the rules of a host as the document needs them, by path.
-func ofHost(rules []rule, wider [][]*cell) []*cell {
-	byPath := map[spec.PathMatch]*cell{}
-	var cells []*cell
+func ofHost(rules []rule, wider []*place) *place {
+	p := &place{byPath: map[spec.PathMatch]*cell{}}
 	for _, r := range rules {
-		c := byPath[r.path]
+		c := p.byPath[r.path]
 		if c == nil {
 			c = &cell{path: r.path, taken: map[string]int{}}
-			byPath[r.path] = c
-			cells = append(cells, c)
+			p.byPath[r.path] = c
+			p.cells = append(p.cells, c)
 		}
 		c.rules = append(c.rules, r)
 	}
 	// Of regular expressions, the document tries the first; longer ones come before.
-	slices.SortStableFunc(cells, func(a, b *cell) int {
+	slices.SortStableFunc(p.cells, func(a, b *cell) int {
 		return cmp.Or(cmp.Compare(len(a.path.Exact), len(b.path.Exact)), cmp.Compare(len(a.path.Prefix), len(b.path.Prefix)),
 			cmp.Compare(len(b.path.Regex), len(a.path.Regex)))
 	})
-	for _, c := range cells {
+	for _, c := range p.cells {
 		c.order()
 	}
-	for _, c := range repeated(cells, wider) {
-		if byPath[c.path] == nil {
-			byPath[c.path] = c
-			cells = append(cells, c)
-		}
+	budget := repeatsOfHost + repeatsOfOne*len(rules)
+	if !p.open(wider, budget) && !p.open(nil, budget) {
+		p.reset()
 	}
-	var closed []*cell
-	for _, c := range cells {
-		if c.closed() {
-			closed = append(closed, c)
-		}
-	}
-	for _, c := range cells {
-		if slices.ContainsFunc(closed, func(d *cell) bool { return d == c || d.covers(c) }) {
-			c.open(cells, wider)
-		}
+	for _, c := range p.cells {
 		c.combine()
 	}
-	return cells
+	return p
 }
 
-// repeated are empty cells for the paths of wider hosts that lie within a closed path of
-// this one, which would keep their requests from them.
-func repeated(cells []*cell, wider [][]*cell) []*cell {
-	var out []*cell
-	for _, c := range cells {
-		if c.path.Prefix == "" || !c.closed() {
-			continue
+// reset takes back what was repeated.
+func (p *place) reset() {
+	p.cells = slices.DeleteFunc(p.cells, func(c *cell) bool {
+		if len(c.own) == 0 {
+			delete(p.byPath, c.path)
+			return true
 		}
-		for _, w := range slices.Concat(wider...) {
-			if len(w.own) > 0 && c.covers(w) {
-				out = append(out, &cell{path: w.path, taken: map[string]int{}})
+		c.rules, c.taken = slices.Clone(c.own), map[string]int{}
+		for i := range c.rules {
+			c.taken[c.rules[i].slot()] = i
+		}
+		return false
+	})
+}
+
+// open makes up for closed cells; false when that takes more than the budget.
+func (p *place) open(wider []*place, budget int) bool {
+	p.reset()
+	p.left = budget
+	closed := map[spec.PathMatch]bool{}
+	for _, c := range p.cells {
+		if c.closed() {
+			closed[c.path] = true
+		}
+	}
+	if len(closed) == 0 {
+		return true
+	}
+	isClosed := func(path spec.PathMatch) bool { return closed[path] }
+	// Empty cells for the paths of wider hosts that lie within a closed path of this one,
+	// which would keep their requests from them.
+	for _, w := range wider {
+		for _, c := range w.cells {
+			if p.left--; p.left < 0 {
+				return false
+			}
+			if len(c.own) > 0 && p.byPath[c.path] == nil && slices.ContainsFunc(covering(c.path), isClosed) {
+				empty := &cell{path: c.path, taken: map[string]int{}}
+				p.byPath[c.path] = empty
+				p.cells = append(p.cells, empty)
 			}
 		}
+	}
+	for _, c := range p.cells {
+		if (closed[c.path] || slices.ContainsFunc(covering(c.path), isClosed)) && !p.openCell(c, wider) {
+			return false
+		}
+	}
+	return true
+}
+
+// covering are the paths of which requests for a path are requests, too, the most
+// specific first: the prefixes, without the path itself.
+func covering(path spec.PathMatch) []spec.PathMatch {
+	at := path.Exact
+	if at == "" {
+		at = parent(path.Prefix)
+	}
+	var out []spec.PathMatch
+	for ; at != ""; at = parent(at) {
+		out = append(out, spec.PathMatch{Prefix: at})
 	}
 	return out
 }
 
-// covers reports whether requests for the path of d are requests for that of c.
-func (c *cell) covers(d *cell) bool {
-	path := d.path.Exact + d.path.Prefix
-	switch {
-	case path == "", c.path.Regex != "":
-		return false
-	case c.path.Exact != "":
-		return c.path == d.path
+// parent is the path without its last segment; "" of the root, and of no path.
+func parent(path string) string {
+	if path == "/" || path == "" {
+		return ""
 	}
-	return c.path.Prefix == "/" || path == c.path.Prefix || strings.HasPrefix(path, c.path.Prefix+"/")
+	return cmp.Or(path[:max(0, strings.LastIndexByte(path, '/'))], "/")
 }
 
-// open repeats less specific rules behind those that are there, in their order, for the
-// methods that the cell has none for: of the same host, then of wider ones.
-func (c *cell) open(cells []*cell, wider [][]*cell) {
-	for _, of := range slices.Concat([][]*cell{cells}, wider) {
-		var less []*cell
-		for _, d := range of {
-			if d != c && d.covers(c) {
-				less = append(less, d)
-			}
+// openCell repeats less specific rules behind those that are there, in their order, for
+// the methods that the cell has none for: of the same host, then of wider ones.
+func (p *place) openCell(c *cell, wider []*place) bool {
+	less := covering(c.path)
+	for i, of := range append([]*place{p}, wider...) {
+		paths := less
+		if i > 0 {
+			paths = append([]spec.PathMatch{c.path}, less...)
 		}
-		slices.SortStableFunc(less, func(a, b *cell) int {
-			return cmp.Or(cmp.Compare(len(b.path.Exact), len(a.path.Exact)), cmp.Compare(len(b.path.Prefix), len(a.path.Prefix)))
-		})
-		for _, d := range less {
+		for _, path := range paths {
 			if c.complete() {
-				return
+				return true
+			}
+			d := of.byPath[path]
+			if d == nil {
+				continue
+			}
+			if p.left -= len(d.own); p.left < 0 {
+				return false
 			}
 			c.inherit(d)
 		}
 	}
+	return true
 }
 
 // order sorts the rules as the Gateway API does and drops those that want what an
@@ -380,7 +429,7 @@ func (a *assembly) add(host string, r rule) {
 	var suffix []string
 	if r.made {
 		sum := sha256.Sum256([]byte(r.slot() + fmt.Sprint(r.path)))
-		suffix = []string{hex.EncodeToString(sum[:4])}
+		suffix = []string{hex.EncodeToString(sum[:4])} // two of one object's own rules
 	} else if len(m.Methods) > 1 {
 		suffix = []string{r.method}
 	}
@@ -425,6 +474,6 @@ func Name(parts ...string) string {
 		}
 		return '-'
 	}, name)
-	const digits = 10
+	const digits = 20 // 80 bits: nobody finds a name that gets the sum of somebody else's
 	return strings.TrimLeft(safe[:min(len(safe), check.MaxName-digits-1)], ".-_") + "-" + hex.EncodeToString(sum[:digits/2])
 }

@@ -21,6 +21,15 @@ func TestNamesAreThoseOfTheDocumentAndTellTheirPartsApart(t *testing.T) {
 	}
 }
 
+// A name that is cut must not be one that a stranger can find a second of.
+func TestCutNamesEndInALongSum(t *testing.T) {
+	name := precedence.Name("httproute", strings.Repeat("n", 63), "web", "0", "0")
+	_, sum, _ := strings.Cut(name[len("httproute."):], "-")
+	if len(sum) < 20 {
+		t.Errorf("%s ends in %d digits", name, len(sum))
+	}
+}
+
 func TestCovers(t *testing.T) {
 	for _, c := range []struct {
 		a, b string

@@ -116,10 +116,7 @@ func (j *job) granted(kind, from, to, name string) bool {
 	if from == to {
 		return true
 	}
-	for _, g := range j.grants {
-		if g.Metadata.Namespace != to {
-			continue
-		}
+	for _, g := range j.grants[to] {
 		fits := false
 		for _, f := range g.Spec.From {
 			fits = fits || f.Group == gatewayGroup && f.Kind == kind && f.Namespace == from

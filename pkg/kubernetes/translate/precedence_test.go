@@ -88,8 +88,13 @@ func holds(list []object.ValueMatch, values map[string]string) bool {
 	return true
 }
 
+// fataler is what index needs of a test.
+type fataler interface {
+	Fatalf(format string, args ...any)
+}
+
 // index is the document as the gateway looks it up.
-func index(t *rapid.T, doc spec.Document) *match.Index[string] {
+func index(t fataler, doc spec.Document) *match.Index[string] {
 	var rules []match.Rule[string]
 	for _, r := range doc.Routes {
 		rule := match.Rule[string]{

@@ -17,11 +17,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/canonical"
 	"github.com/keywarden/keywarden/pkg/kubernetes/object"
 	"github.com/keywarden/keywarden/pkg/kubernetes/precedence"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -37,6 +39,10 @@ type Options struct {
 	Controller string   // the name that classes choose this gateway by
 	Addresses  []string // under which the gateway is reached: IP addresses or names
 	TLS        bool     // the gateway's own listener speaks TLS
+
+	// Reserved are the host names of the platform itself, in lower case. No object gets
+	// requests for them: what a stranger serves there would have the platform's origin.
+	Reserved []string
 
 	// APIURL, TokenFile and CAFile are those of the API server, for the discovery of
 	// targets; empty for the way that a pod has.
@@ -109,12 +115,15 @@ func New() *Translator { return &Translator{} }
 func (t *Translator) Translate(all Objects, o Options, now time.Time) Result {
 	t.before, t.now = t.now, map[[sha256.Size]byte]parsed{}
 	defer func() { t.before = nil }()
-	j := &job{Options: o, translator: t, now: now.UTC().Truncate(time.Second), services: map[string]*object.Service{}, namespaces: map[string]*object.Namespace{}, grants: all.ReferenceGrants}
+	j := &job{Options: o, translator: t, now: now.UTC().Truncate(time.Second), services: map[string]*object.Service{}, namespaces: map[string]*object.Namespace{}, grants: map[string][]*object.ReferenceGrant{}}
 	for _, s := range all.Services {
 		j.services[s.Metadata.Key()] = s
 	}
 	for _, n := range all.Namespaces {
 		j.namespaces[n.Metadata.Name] = n
+	}
+	for _, g := range all.ReferenceGrants {
+		j.grants[g.Metadata.Namespace] = append(j.grants[g.Metadata.Namespace], g)
 	}
 	j.ingresses(all)
 	j.gateways(all)
@@ -129,7 +138,7 @@ type job struct {
 
 	services   map[string]*object.Service
 	namespaces map[string]*object.Namespace
-	grants     []*object.ReferenceGrant
+	grants     map[string][]*object.ReferenceGrant // by the namespace that grants
 
 	claims   []claim
 	statuses []Status
@@ -171,6 +180,9 @@ type draft struct {
 // validate reads the drafts of an object. The error is for a person, of the first that
 // is not valid.
 func (j *job) validate(of owner, drafts []draft) ([]claim, error) {
+	if err := bounded(drafts); err != nil {
+		return nil, err
+	}
 	list := make([]claim, 0, len(drafts))
 	for _, d := range drafts {
 		d.route["name"] = "x"
@@ -179,12 +191,29 @@ func (j *job) validate(of owner, drafts []draft) ([]claim, error) {
 			return nil, fmt.Errorf("rule %d: %w", d.rule, p.err)
 		}
 		hosts := slices.Clone(p.route.Match.Hosts) // in their normal form
+		if at := slices.IndexFunc(hosts, func(h string) bool { return slices.Contains(j.Reserved, h) }); at >= 0 {
+			return nil, fmt.Errorf("rule %d: the host %s is the platform's own (server.hosts)", d.rule, hosts[at])
+		}
 		if slices.Contains(d.hosts, "") {
 			hosts = append(hosts, "")
+		}
+		for _, path := range []*string{&p.route.Match.Path.Exact, &p.route.Match.Path.Prefix} {
+			*path = oneSpelling(*path)
 		}
 		list = append(list, claim{owner: of, rule: d.rule, match: d.match, hosts: hosts, parsed: p})
 	}
 	return list, nil
+}
+
+// oneSpelling is a path in the form that all of its spellings have in common, such as
+// /a+b of /a%2Bb: the gateway compares decoded paths, and takes no document in which two
+// routes are at the same one.
+func oneSpelling(escaped string) string {
+	decoded, _, err := canonical.Path(escaped)
+	if escaped == "" || err != nil {
+		return escaped
+	}
+	return (&url.URL{Path: decoded}).EscapedPath()
 }
 
 // parse reads a draft, unless that was done before.
@@ -254,7 +283,30 @@ func (j *job) routes() []spec.Route {
 			Route: c.parsed.route, Hosts: c.hosts,
 		}
 	}
-	return precedence.Resolve(list)
+	return append(precedence.Resolve(list), j.reserved()...)
+}
+
+// reserved is the route that keeps the reserved hosts from objects that are at every
+// host, or at a wildcard; none where there are no such objects.
+func (j *job) reserved() []spec.Route {
+	var hosts []string
+	for _, h := range j.Reserved {
+		covers := func(of string) bool { return of == "" || precedence.Covers(of, h) }
+		if slices.ContainsFunc(j.claims, func(c claim) bool { return slices.ContainsFunc(c.hosts, covers) }) {
+			hosts = append(hosts, h)
+		}
+	}
+	if len(hosts) == 0 {
+		return nil
+	}
+	p := j.translator.parse(draft{hosts: hosts, route: fields{
+		"name": "kubernetes.reserved", "match": fields{"path": fields{"prefix": "/"}}, "auth": fields{"mode": "none"},
+		"respond": fields{"status": 404, "body": "There is nothing here.\n"},
+	}})
+	if p.err != nil { // the configuration has checked the hosts
+		return nil
+	}
+	return []spec.Route{p.route}
 }
 
 // result puts the document together.

@@ -35,6 +35,10 @@ const (
 	maxQuote  = 200      // bytes of an answer that an error repeats
 )
 
+// ErrTooLong says that an answer is longer than is read. Who asked for many things at
+// once may ask for fewer.
+var ErrTooLong = errors.New("the answer is too long")
+
 // Options say how a registry is spoken to.
 type Options struct {
 	TLS upstream.TLS
@@ -85,7 +89,7 @@ func (c *Client) Do(r *http.Request, into any) (http.Header, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	case len(text) > maxAnswer:
-		return nil, fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLong, maxAnswer)
 	}
 	if err := json.Unmarshal(text, into); err != nil {
 		return nil, fmt.Errorf("the answer is not what it should be: %w", err)

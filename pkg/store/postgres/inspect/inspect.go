@@ -232,6 +232,21 @@ func (d *Database) ChainKey(ctx context.Context) (sealed []byte, place string, e
 	return sealed, "sealed_secrets/" + name, plain(err)
 }
 
+// CurrentDocument is the gateway document in force, as it is stored, with the number of
+// its revision; 0 where there is none.
+func (d *Database) CurrentDocument(ctx context.Context) (number int64, document []byte, err error) {
+	var exists bool
+	if err := d.conn.QueryRow(ctx, `SELECT to_regclass('gateway_current') IS NOT NULL`).Scan(&exists); err != nil || !exists {
+		return 0, nil, plain(err)
+	}
+	var text string
+	err = d.conn.QueryRow(ctx, `SELECT r.number, r.document FROM gateway_revisions r JOIN gateway_current c ON c.number = r.number`).Scan(&number, &text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil, nil
+	}
+	return number, []byte(text), plain(err)
+}
+
 // Relations counts what the schema holds, without what belongs to extensions.
 func (d *Database) Relations(ctx context.Context) (n int, err error) {
 	err = d.conn.QueryRow(ctx, `
@@ -265,6 +280,10 @@ func (d *Database) CreateDatabase(ctx context.Context, name string) (seal.Secret
 		return seal.Secret{}, plain(err)
 	}
 	u.Path, u.RawPath = "/"+name, ""
+	q := u.Query()
+	q.Del("dbname") // would come before the path
+	q.Del("database")
+	u.RawQuery = q.Encode()
 	return seal.NewSecret(u.String()), nil
 }
 

@@ -3,6 +3,7 @@ package schema
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -94,6 +95,7 @@ func TestMigrationsOnlyAdd(t *testing.T) {
 	if err != nil || len(names) == 0 {
 		t.Fatal(names, err)
 	}
+	var floor uint
 	for i, file := range names {
 		var version int
 		if _, err := fmt.Sscanf(file, "%06d_", &version); err != nil || version != i+1 {
@@ -120,7 +122,10 @@ func TestMigrationsOnlyAdd(t *testing.T) {
 			t.Errorf("%s breaks no rule any more: take it off the list", file)
 		case head.Floor != c.floor:
 			t.Errorf("%s has the floor %d, and the list says %d", file, head.Floor, c.floor)
+		case head.Floor > 0 && head.Floor < floor, head.Floor > uint(i+1):
+			t.Errorf("%s has the floor %d after %d: it lets programs in that were kept out, or nobody", file, head.Floor, floor)
 		}
+		floor = max(floor, head.Floor)
 	}
 }
 
@@ -177,7 +182,10 @@ func TestHeadOfAMigration(t *testing.T) {
 			t.Errorf("%q is read as %+v", bad, head)
 		}
 	}
-	for comment, want := range map[string]uint{"floor 14": 14, "": 0, "floor": 0, "floor x": 0, "another comment": 0} {
+	for comment, want := range map[string]uint{
+		"floor 14": 14, "": 0, "floor": 0, "another comment": 0,
+		"floor x": math.MaxInt32, "floor 14; since 2027": math.MaxInt32, "floor -1": math.MaxInt32, "floor 99999999999": math.MaxInt32,
+	} {
 		if got := FloorOf(comment); got != want {
 			t.Errorf("%q: %d", comment, got)
 		}

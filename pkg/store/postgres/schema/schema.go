@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -147,7 +148,9 @@ func ReadHead(text string) (head Head, err error) {
 	return head, nil
 }
 
-// FloorOf reads the floor from the comment of schema_migrations; 0 when there is none.
+// FloorOf reads the floor from the comment of schema_migrations; 0 when there is none. One
+// that cannot be read, as later programs may write it, is above every version: who does
+// not understand what a schema demands must not run on it.
 func FloorOf(comment string) uint {
 	text, ok := strings.CutPrefix(comment, floorComment)
 	if !ok {
@@ -155,7 +158,7 @@ func FloorOf(comment string) uint {
 	}
 	n, err := strconv.ParseUint(text, 10, 31)
 	if err != nil {
-		return 0
+		return math.MaxInt32
 	}
 	return uint(n)
 }
