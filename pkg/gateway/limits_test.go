@@ -45,3 +45,30 @@ func TestRateLimitTakesWhatARequestCosts(t *testing.T) {
 		}
 	}
 }
+
+// Routes share a counter where they say so, and only then.
+func TestRoutesShareALimitWhereTheySaySo(t *testing.T) {
+	const document = `
+version: 1
+services: [{name: a, url: "%s"}]
+routes:
+  - {name: one, match: {path: {prefix: /one}}, service: a, rate_limit: [{name: l, by: user, rate: 2/1h, shared: %t}]}
+  - {name: two, match: {path: {prefix: /two}}, service: a, rate_limit: [{name: l, by: user, rate: 2/1h, shared: %[2]t}]}
+`
+	for _, shared := range []bool{true, false} {
+		d, good := newDoor(t, 0), http.Header{"X-Api-Key": {"good"}}
+		d.apply(document, named(t, "a"), shared)
+		for range 2 {
+			if resp, _ := d.call("GET", "x", "/one", good, nil); resp.StatusCode != 200 {
+				t.Fatalf("status %d", resp.StatusCode)
+			}
+		}
+		want := http.StatusOK
+		if shared {
+			want = http.StatusTooManyRequests
+		}
+		if resp, _ := d.call("GET", "x", "/two", good, nil); resp.StatusCode != want {
+			t.Errorf("shared %t: status %d, want %d", shared, resp.StatusCode, want)
+		}
+	}
+}

@@ -49,7 +49,7 @@ func (c inMemory) Take(_ context.Context, subject string, cost int64) (ratelimit
 }
 
 // limitIdentity is what a counter lives on by, from one document to the next: the
-// route, the limit's name, and how it counts.
+// route, empty where routes share it, the limit's name, and how it counts.
 type limitIdentity struct {
 	route, name string
 	limit       ratelimit.Limit
@@ -67,7 +67,11 @@ func (d *Document) rateLimit(route string, l *policies.RateLimits) (policy.Step,
 	limits := make([]policylimit.Limit, len(l.Limits))
 	for i := range l.Limits {
 		of := &l.Limits[i]
-		counter, err := d.counter(limitIdentity{route, of.Name, of.Arithmetic()})
+		counts := route
+		if of.Shared {
+			counts = "" // no route has this name
+		}
+		counter, err := d.counter(limitIdentity{counts, of.Name, of.Arithmetic()})
 		if err != nil {
 			return policy.Step{}, err
 		}
@@ -113,9 +117,12 @@ func (d *Document) concurrency(route string, c *policies.Concurrency) (policy.St
 	return concurrency.New(limits, d.now)
 }
 
-// counter is that of the document before, or a new one.
+// counter is that of another route, of the document before, or a new one.
 func (d *Document) counter(id limitIdentity) (counter, error) {
-	kept := d.before.counters[id]
+	kept := d.kept.counters[id]
+	if kept == nil {
+		kept = d.before.counters[id]
+	}
 	if kept == nil {
 		var err error
 		if kept, err = d.Counters.Counter(id.key(), id.limit); err != nil {

@@ -39,7 +39,7 @@ func settings() map[string]setting {
 		},
 		"allow-ips": func(value string, _ place) (string, any, error) { return "allow_ips", list(value), nil },
 		"rate-limit": func(value string, at place) (string, any, error) {
-			return "rate_limit", []fields{{"name": "annotation", "by": at.subject(), "rate": value}}, nil
+			return "rate_limit", []fields{{"name": at.object, "by": at.subject(), "rate": value, "shared": true}}, nil
 		},
 		"quota": func(value string, at place) (string, any, error) {
 			units, period, _ := strings.Cut(value, "/")

@@ -31,6 +31,10 @@ type RateLimit struct {
 
 	Algorithm string `json:"algorithm" enum:"gcra,sliding_window"`
 
+	// Shared is one counter for all routes that have this limit, with the same name and
+	// rate; without it each route has its own.
+	Shared bool `json:"shared,omitempty"`
+
 	Cost
 }
 
