@@ -55,6 +55,7 @@ func OpenCounters(o CounterOptions) (c *Counters, err error) {
 		return nil, err
 	}
 	if r := o.Config.Redis; !r.URL.Empty() {
+		redis.LogTo(o.Logger, time.Now) // of the whole process: this is where a program gets its one connection
 		if c.redis, err = redis.Open(redis.Options{URL: r.URL, Cluster: r.Cluster, Prefix: redisPrefix, Timeout: r.Timeout}); err != nil {
 			return nil, err
 		}

@@ -20,11 +20,17 @@ type metrics struct {
 	answers metric.Int64Counter
 }
 
-// observeCache counts what became of requests for answers that may be kept.
-func (s *State) observeCache() func(route string, o cache.Outcome) {
-	return func(route string, o cache.Outcome) {
-		s.metrics.answers.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(
-			attribute.String("keywarden.route", route), attribute.String("keywarden.cache.outcome", string(o)))))
+// observeCache counts what became of requests for answers that may be kept. The
+// attributes of all outcomes are built with the route, and not for each request; they go
+// with the document that has the route.
+func (s *State) observeCache() func(route string) func(cache.Outcome) {
+	return func(route string) func(cache.Outcome) {
+		attributes := map[cache.Outcome][]metric.AddOption{}
+		for _, o := range cache.Outcomes() {
+			attributes[o] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
+				attribute.String("keywarden.route", route), attribute.String("keywarden.cache.outcome", string(o))))}
+		}
+		return func(o cache.Outcome) { s.metrics.answers.Add(context.Background(), 1, attributes[o]...) }
 	}
 }
 

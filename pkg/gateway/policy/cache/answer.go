@@ -154,7 +154,7 @@ const firstSpace = 256 << 10
 
 func (a *answer) observe(o Outcome) {
 	if !a.silent {
-		a.step.cache.Observe(a.step.Route, o)
+		a.step.became(o)
 	}
 }
 

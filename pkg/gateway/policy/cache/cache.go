@@ -41,6 +41,9 @@ const (
 	Bypass      Outcome = "bypass" // the request is none for caches
 )
 
+// Outcomes are all of them.
+func Outcomes() []Outcome { return []Outcome{Hit, Stale, Revalidated, Collapsed, Miss, Bypass} }
+
 // Options are what all routes share. Store, Now and MaxBackground are required.
 type Options struct {
 	Store httpcache.Store
@@ -54,8 +57,9 @@ type Options struct {
 	// again, and, if the store is remote, stored.
 	MaxBackground int
 
-	// Observe is told what became of each request; nil for nobody.
-	Observe func(route string, o Outcome)
+	// Observe gives what is told of each request of a route what became of it; nil for
+	// nobody. It is asked once for each route of a document.
+	Observe func(route string) func(Outcome)
 
 	// Panicked is told of faults while an answer is fetched in the background, where no
 	// request has them; nil for nobody.
@@ -83,7 +87,7 @@ func Open(o Options) (*Cache, error) {
 		return nil, errors.New("cache: a store, a clock and room for the background are required")
 	}
 	if o.Observe == nil {
-		o.Observe = func(string, Outcome) {}
+		o.Observe = func(string) func(Outcome) { return func(Outcome) {} }
 	}
 	if o.Panicked == nil {
 		o.Panicked = func(string, any, []byte) {}
@@ -141,6 +145,8 @@ type step struct {
 	cache *Cache
 	rules httpcache.Rules
 	begin []byte // of every key
+
+	became func(Outcome) // tells of a request
 }
 
 // New makes the step of a route.
@@ -163,7 +169,7 @@ func New(c Config, shared *Cache) (policy.Step, error) {
 		c.VaryByHeaders[i] = http.CanonicalHeaderKey(name)
 	}
 	slices.Sort(c.VaryByHeaders)
-	s := &step{Config: c, cache: shared, rules: httpcache.Rules{
+	s := &step{Config: c, cache: shared, became: shared.Observe(c.Route), rules: httpcache.Rules{
 		DefaultTTL: c.DefaultTTL, StaleWhileRevalidate: c.StaleWhileRevalidate, StaleIfError: c.StaleIfError,
 	}}
 	s.begin = s.keyBegin()

@@ -74,10 +74,12 @@ func open(t *testing.T, c cache.Config, service http.HandlerFunc) *site {
 	t.Helper()
 	s := &site{T: t, store: memory(t)}
 	var err error
-	s.shared, err = cache.Open(cache.Options{Store: s.store, Now: s.clock.now, MaxBackground: 4, Observe: func(route string, o cache.Outcome) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.outcomes = append(s.outcomes, o)
+	s.shared, err = cache.Open(cache.Options{Store: s.store, Now: s.clock.now, MaxBackground: 4, Observe: func(string) func(cache.Outcome) {
+		return func(o cache.Outcome) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.outcomes = append(s.outcomes, o)
+		}
 	}})
 	if err != nil {
 		t.Fatal(err)

@@ -28,13 +28,13 @@ func (s *step) serve(next http.Handler, w http.ResponseWriter, r *http.Request) 
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		s.change(next, w, r)
 	case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"): // the proxy passes no other offer on
-		s.cache.Observe(s.Route, Bypass)
+		s.became(Bypass)
 		next.ServeHTTP(w, r)
 	default:
 		q := s.ask(r, space[:])
 		q.directives = httpcache.ParseRequest(r.Header)
 		if forService(r, q.directives) {
-			s.cache.Observe(s.Route, Bypass)
+			s.became(Bypass)
 			s.fetch(next, w, r, &answer{question: &q, reason: "bypass"})
 			return
 		}
@@ -50,7 +50,7 @@ func forService(r *http.Request, d httpcache.Directives) bool {
 // change forwards a request that may change something. When it did, what is stored
 // of the resource is forgotten before the client knows (RFC 9111 section 4.4).
 func (s *step) change(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	s.cache.Observe(s.Route, Bypass)
+	s.became(Bypass)
 	q := question{info: reqctx.From(r.Context())}
 	a := &answer{question: &q, reason: "method"}
 	if r.Method != http.MethodOptions && r.Method != http.MethodTrace {
@@ -127,10 +127,10 @@ func (s *step) answer(next http.Handler, w http.ResponseWriter, r *http.Request,
 	case q.directives.OnlyIfCached:
 		policy.Refuse(w, r, Name, ErrNotCached)
 	case len(r.Header["Range"]) > 0:
-		s.cache.Observe(s.Route, Bypass)
+		s.became(Bypass)
 		s.fetch(next, w, r, &answer{question: q, reason: "bypass"})
 	case r.Method == http.MethodHead:
-		s.cache.Observe(s.Route, Miss)
+		s.became(Miss)
 		s.fetch(next, w, r, &answer{question: q, reason: reason, old: o})
 	default:
 		s.ahead(next, w, r, &answer{question: q, reason: reason, old: o, key: key, since: since})
@@ -139,9 +139,9 @@ func (s *step) answer(next http.Handler, w http.ResponseWriter, r *http.Request,
 
 func (s *step) observe(o *httpcache.Object, now time.Time) {
 	if o.TTL(now) > 0 {
-		s.cache.Observe(s.Route, Hit)
+		s.became(Hit)
 	} else {
-		s.cache.Observe(s.Route, Stale)
+		s.became(Stale)
 	}
 }
 
@@ -173,7 +173,7 @@ func (s *step) ahead(next http.Handler, w http.ResponseWriter, r *http.Request, 
 			break
 		}
 		if o := f.object; o != nil && s.follow(w, r, a, f) {
-			s.cache.Observe(s.Route, Collapsed)
+			s.became(Collapsed)
 			return
 		}
 		if !f.failed {
