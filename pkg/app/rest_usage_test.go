@@ -47,6 +47,15 @@ func TestUsageTellsWhoUsesWhatOfKeysAndOfSignedInUsersAlike(t *testing.T) {
 	usageTotal(t, p, "/usage?route=counted", 4, owner.Auth()...)
 	usageTotal(t, p, "/usage?route=counted&key_id=", 1, owner.Auth()...)
 	p.Want(t, http.StatusForbidden, "GET", "/usage?key_id="+second.ID, nil, key.Auth()...)
+
+	// What is not theirs is as if it were not there; what is theirs and unused is not.
+	unused := p.Key(t, owner, object{"scopes": []string{"keys:read"}})
+	p.Want(t, http.StatusOK, "GET", "/usage?key_id="+unused.ID, nil, owner.Auth()...)
+	for _, path := range []string{"/usage?key_id=" + key.ID, "/usage?key_id=" + unknownID, "/usage?app=nobodys"} {
+		if code := p.Want(t, http.StatusNotFound, "GET", path, nil, other.Auth()...).Text(t, "code"); code != "usage.not_found" {
+			t.Errorf("%s is %s", path, code)
+		}
+	}
 	p.Want(t, http.StatusUnauthorized, "GET", "/usage", nil)
 	p.Want(t, http.StatusBadRequest, "GET", "/usage?by=user", nil, owner.Auth()...)
 

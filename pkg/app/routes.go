@@ -20,6 +20,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpapi/authapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/catalogapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/decisionsapi"
+	"github.com/keywarden/keywarden/pkg/httpapi/figures"
 	"github.com/keywarden/keywarden/pkg/httpapi/keysapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/quotaapi"
 	"github.com/keywarden/keywarden/pkg/httpapi/systemapi"
@@ -130,9 +131,9 @@ func (a *application) openAPI() error {
 	return nil
 }
 
-// ownsSubject reports whether a key or an app is the user's.
-func (a *application) ownsSubject(ctx context.Context, userID string, d analytics.Dimension, value string) (bool, error) {
-	if d != analytics.ByApp {
+// ownsSubject reports whether a key or an app is the user's; it is a [figures.Owns].
+func (a *application) ownsSubject(ctx context.Context, userID, kind, value string) (bool, error) {
+	if kind != figures.KindApp {
 		return a.platform.Store.OwnsKey(ctx, userID, value)
 	}
 	_, err := a.platform.Catalog.App(ctx, userID, value)
@@ -169,7 +170,7 @@ func (a *application) engine() (*gin.Engine, error) {
 		&catalogapi.Handler{Catalog: p.Catalog, Guard: guard, Cursors: cursors, Changes: changesOfApps},
 		&decisionsapi.Handler{Decisions: a.decisions, Guard: guard, PolicyOrder: a.gateway.PolicyOrder},
 		&quotaapi.Handler{Accounts: a.shared.Accounts, Guard: guard, Cursors: cursors},
-		&usageapi.Handler{Usage: p.Store, Guard: guard, Now: time.Now},
+		&usageapi.Handler{Usage: p.Store, Owns: a.ownsSubject, Guard: guard, Now: time.Now},
 		&auditapi.Handler{Log: p.Store, Guard: guard, Cursors: cursors},
 		a.api.system,
 	}

@@ -13,8 +13,9 @@ var credentialShapes = regexp.MustCompile(
 		`|(kwr_)[0-9A-Za-z_-]{8,}` +
 		`|(eyJ)[0-9A-Za-z_-]+\.[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]*)?`)
 
-// WithoutCredentials is a path or a host without the secret part of credentials
-// that somebody put there, such as a key where the id of one belongs.
+// WithoutCredentials is what a client chose, such as a path, a host or its User-Agent,
+// without the secret part of credentials that somebody put there: a key where the id of
+// one belongs. Who cuts the text off does it afterwards.
 func WithoutCredentials(text string) string {
 	for _, sign := range [...]string{"_live_", "_test_", "kwr_", "eyJ"} {
 		if strings.Contains(text, sign) {

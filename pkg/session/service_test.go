@@ -181,6 +181,40 @@ func TestLoginGivesTokensOfTheUser(t *testing.T) {
 	}
 }
 
+// A key in the wrong variable of a script ends up in the User-Agent: a list of sessions
+// must not be where somebody finds it.
+func TestSessionsAreStoredWithoutCredentials(t *testing.T) {
+	p := newPlatform(t, roomy)
+	u := p.register("ada@example.com", access.RoleUser)
+	const public, secret = "kw_live_4fGh2kLmN0pQ", "s3cretS3cretS3cretS3cretS3cretS3cret12"
+	pad := strings.Repeat("a", 256-len(public)-len(secret)/2) // where the text is cut, a part of the secret is left
+	for said, want := range map[string]string{
+		"deploy/" + public + secret + " (linux)":          "deploy/" + public + "[redacted] (linux)",
+		"deploy/" + public + "\t" + secret:                "deploy/" + public + "[redacted]", // together again without the tab
+		"deploy/" + public + secret[:4] + "\xff" + secret: "deploy/" + public + "[redacted]",
+		"eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIxIn0." + secret:  "eyJ[redacted]",
+		"kwr_" + secret:       "kwr_[redacted]",
+		pad + public + secret: pad + public + "[redacted]",
+		strings.Repeat("a", 256-len(public)-4) + public + secret: strings.Repeat("a", 256-len(public)-4) + public + "[red",
+		"curl/8": "curl/8",
+	} {
+		tokens, err := p.Login(p.from(home), "ada@example.com", password, said)
+		p.must(err)
+		list, err := p.List(t.Context(), u.ID)
+		p.must(err)
+		if list[0].UserAgent != want {
+			t.Errorf("a login by %q is stored as %q, want %q", said, list[0].UserAgent, want)
+		}
+		_, err = p.Refresh(p.from(home), tokens.Refresh.Reveal(), "again "+said)
+		p.must(err)
+		list, err = p.List(t.Context(), u.ID)
+		p.must(err)
+		if again := ("again " + want); list[0].UserAgent != again[:min(len(again), 256)] {
+			t.Errorf("a refresh by %q is stored as %q, want %q", said, list[0].UserAgent, again)
+		}
+	}
+}
+
 func TestRefusedLoginsLookTheSame(t *testing.T) {
 	p := newPlatform(t, roomy)
 	u := p.register("ada@example.com", access.RoleUser)

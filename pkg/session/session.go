@@ -26,6 +26,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/account"
 	"github.com/keywarden/keywarden/pkg/audit"
 	"github.com/keywarden/keywarden/pkg/changes"
+	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/seal"
@@ -53,7 +54,7 @@ type Session struct {
 	IdleUntil time.Time // ends then unless refreshed
 	ExpiresAt time.Time // ends then in any case
 	Client    string    // address of the last login or refresh
-	UserAgent string
+	UserAgent string    // as the client called itself, clipped and without credentials
 }
 
 // State is what decides about the access tokens of a session.
@@ -322,17 +323,22 @@ func refreshHash(token string) ([sha256.Size]byte, bool) {
 
 const maxUserAgent = 256 // bytes kept of a User-Agent
 
-// clip keeps the beginning of a client's self-description, as valid text.
+// clip keeps the beginning of a client's self-description, as valid text and without
+// credentials that scripts put there by mistake. Those are removed from the whole text
+// first, since half of one is not recognised, and after what is no text, which would
+// hide one.
 func clip(userAgent string) string {
-	if len(userAgent) > maxUserAgent {
-		userAgent = userAgent[:maxUserAgent]
-	}
-	return strings.Map(func(r rune) rune {
+	text := strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(userAgent, ""))
+	text = httpedge.WithoutCredentials(text)
+	if len(text) > maxUserAgent {
+		text = strings.ToValidUTF8(text[:maxUserAgent], "")
+	}
+	return text
 }
 
 func earlier(a, b time.Time) time.Time {

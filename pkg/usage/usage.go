@@ -14,9 +14,15 @@ import (
 	"github.com/keywarden/keywarden/pkg/problem"
 )
 
-// ErrTooMuch says that an answer would take longer than the database is given.
-var ErrTooMuch = problem.Define(problem.Unprocessable, "usage.too_much",
-	"Adding this usage up takes too long: ask for a shorter time, or for one user, key or route.")
+// Errors of this package.
+var (
+	// ErrTooMuch says that an answer would take longer than the database is given.
+	ErrTooMuch = problem.Define(problem.Unprocessable, "usage.too_much",
+		"Adding this usage up takes too long: ask for a shorter time, or for one user, key or route.")
+
+	// ErrNotFound says that a key or an app is not the caller's, or that there is none.
+	ErrNotFound = problem.Define(problem.NotFound, "usage.not_found", "You have no key or app of this name.")
+)
 
 // Event is a request that has ended.
 type Event struct {

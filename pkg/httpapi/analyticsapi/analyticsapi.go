@@ -25,9 +25,7 @@ type Reader interface {
 // Handler serves /analytics: everybody's own. All fields are required.
 type Handler struct {
 	Analytics Reader
-	// Owns reports whether a key or an app, as d says, is the user's. It is asked about
-	// those without requests.
-	Owns      func(ctx context.Context, userID string, d analytics.Dimension, value string) (bool, error)
+	Owns      figures.Owns // is asked about keys and apps without requests
 	Retention analytics.Retention
 	Guard     *httpapi.Guard
 	Now       func() time.Time
@@ -160,28 +158,11 @@ func (h *Handler) own(c *gin.Context) error {
 		return err
 	}
 	if report.Total.Requests == 0 {
-		if err := h.known(c.Request.Context(), caller, q.Query); err != nil {
+		if err := figures.Owned(c.Request.Context(), h.Owns, caller, q.Filter, analytics.ErrNotFound); err != nil {
 			return err
 		}
 	}
 	return q.answer(c, report)
-}
-
-// known refuses keys and apps that are not the caller's. There is no difference between
-// those of others and such that do not exist.
-func (h *Handler) known(ctx context.Context, caller *access.Principal, q analytics.Query) error {
-	for _, d := range []analytics.Dimension{analytics.ByKey, analytics.ByApp} {
-		value := q.Filter[d]
-		if value == "" || value == analytics.Folded || d == analytics.ByKey && value == caller.KeyID {
-			continue
-		}
-		if owns, err := h.Owns(ctx, caller.UserID, d, value); err != nil {
-			return err
-		} else if !owns {
-			return analytics.ErrNotFound
-		}
-	}
-	return nil
 }
 
 // all shows what became of all requests.

@@ -74,11 +74,11 @@ func newAPI(t *testing.T, from Reader) http.Handler {
 		},
 		Record: func(context.Context, audit.Entry) error { return nil }, Denials: denials, Logger: slog.New(slog.DiscardHandler),
 	}
-	owns := func(_ context.Context, user string, d analytics.Dimension, value string) (bool, error) {
+	owns := func(_ context.Context, user, kind, value string) (bool, error) {
 		if value == "broken" {
 			return false, errors.New("bug")
 		}
-		return user == "u" && (d == analytics.ByKey && value == "k2" || d == analytics.ByApp && value == "app"), nil
+		return user == "u" && (kind == figures.KindKey && value == "k2" || kind == figures.KindApp && value == "app"), nil
 	}
 	engine := httpapi.NewEngine(1<<20, httpapi.Nothing)
 	for _, h := range []interface{ Mount(r gin.IRouter) }{

@@ -12,8 +12,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/httpapi"
 	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/usage"
 )
 
 const (
@@ -42,6 +44,34 @@ func Read[Q, R any](ctx context.Context, g Gate, read func(context.Context, Q) (
 		var none R
 		return none, ctx.Err()
 	}
+}
+
+// Owns reports whether a key or an app is the user's, whatever became of it. kind is
+// [KindKey] or [KindApp].
+type Owns func(ctx context.Context, userID, kind, value string) (bool, error)
+
+// What a question can name that is somebody's; they are dimensions too.
+const (
+	KindKey = "key"
+	KindApp = "app"
+)
+
+// Owned returns refusal where a question that found nothing names a key or an app that
+// is not the caller's. There is no difference between those of others and such that do
+// not exist: neither answer may tell the caller that there is one.
+func Owned[D ~string](ctx context.Context, owns Owns, caller *access.Principal, filter map[D]string, refusal error) error {
+	for _, kind := range [...]string{KindKey, KindApp} {
+		value := filter[D(kind)]
+		if value == "" || value == usage.Folded || kind == KindKey && value == caller.KeyID {
+			continue
+		}
+		if yes, err := owns(ctx, caller.UserID, kind, value); err != nil {
+			return err
+		} else if !yes {
+			return refusal
+		}
+	}
+	return nil
 }
 
 // Parser reads one query string, whose dimensions are D. It collects what is wrong, so

@@ -23,6 +23,7 @@ type Reader interface {
 // Handler serves /usage: everybody's own. All fields are required.
 type Handler struct {
 	Usage Reader
+	Owns  figures.Owns // is asked about keys and apps without requests
 	Guard *httpapi.Guard
 	Now   func() time.Time
 
@@ -121,6 +122,7 @@ type Usage struct {
 //	@Failure		400		{object}	problem.Document
 //	@Failure		401		{object}	problem.Document
 //	@Failure		403		{object}	problem.Document	"another key, without usage:read"
+//	@Failure		404		{object}	problem.Document	"not a key or an app of the caller's"
 //	@Failure		422		{object}	problem.Document	"too much to add up"
 //	@Failure		503		{object}	problem.Document
 //	@Router			/usage [get]
@@ -137,7 +139,17 @@ func (h *Handler) own(c *gin.Context) error {
 		}
 		q.Filter[usage.ByKey] = caller.KeyID
 	}
-	return answer(c, h.gate, h.Usage, q)
+	report, err := figures.Read(c.Request.Context(), h.gate, h.Usage.ReadUsage, q)
+	if err != nil {
+		return err
+	}
+	if report.Total.Requests == 0 {
+		if err := figures.Owned(c.Request.Context(), h.Owns, caller, q.Filter, usage.ErrNotFound); err != nil {
+			return err
+		}
+	}
+	c.JSON(http.StatusOK, show(q, report))
+	return nil
 }
 
 // all shows who uses what.
@@ -170,11 +182,7 @@ func (h *Admin) all(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	return answer(c, h.gate, h.Usage, q)
-}
-
-func answer(c *gin.Context, g figures.Gate, from Reader, q usage.Query) error {
-	report, err := figures.Read(c.Request.Context(), g, from.ReadUsage, q)
+	report, err := figures.Read(c.Request.Context(), h.gate, h.Usage.ReadUsage, q)
 	if err != nil {
 		return err
 	}
