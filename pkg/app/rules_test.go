@@ -106,6 +106,12 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 		if all := anchors(string(text)); !slices.Contains(all, section) {
 			t.Errorf("%s: %s has no section #%s, only %v", r.Alert, page, section, all)
 		}
+		if strings.Contains(section, "afterwards") || strings.Contains(section, "write-down") || strings.Contains(section, "is-it-over") {
+			t.Errorf("%s leads to #%s of %s, which is for when it is over", r.Alert, section, page)
+		}
+		if !strings.Contains(string(text), "`"+r.Alert+"`") {
+			t.Errorf("%s leads to %s, which is not about it", r.Alert, page)
+		}
 	}
 }
 

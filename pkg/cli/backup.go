@@ -155,8 +155,10 @@ command line or the configuration is wrong.`,
   keywarden restore keywarden.backup --force               # in place of what the database holds`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case force && intoNew != "":
+			case force && cmd.Flags().Changed("into-new"):
 				return shell.Usage(errors.New("--force and --into-new exclude each other"))
+			case intoNew == "" && cmd.Flags().Changed("into-new"): // a variable that is not set
+				return shell.Usage(errors.New("--into-new needs the name of a database"))
 			case check:
 				return c.checkBackup(cmd.Context(), args[0])
 			}
@@ -230,8 +232,12 @@ func restoreIntoNew(ctx context.Context, o backup.Options, file, name string) (m
 		return m, url, err
 	}
 	defer db.Close(context.WithoutCancel(ctx))
-	if url, err = db.CreateDatabase(ctx, name); err != nil {
+	url, err = db.CreateDatabase(ctx, name)
+	switch {
+	case errors.Is(err, inspect.ErrExists):
 		return m, url, fmt.Errorf("make the database %s: %w", name, err)
+	case err != nil:
+		return m, url, fmt.Errorf("make the database %s: %w\nIts role needs the right CREATEDB for that; or make it yourself, empty, and put its name into DATABASE_URL", name, err)
 	}
 	o.URL = url
 	if m, err = backup.Restore(ctx, o, file, false); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -16,9 +17,11 @@ import (
 	"github.com/keywarden/keywarden/pkg/cli/shell"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/doctor"
+	"github.com/keywarden/keywarden/pkg/kubernetes/apiserver"
 	"github.com/keywarden/keywarden/pkg/pglocal"
 	"github.com/keywarden/keywarden/pkg/seal"
 	"github.com/keywarden/keywarden/pkg/spec"
+	"github.com/keywarden/keywarden/pkg/store/redis"
 )
 
 func (c *command) doctor() *cobra.Command {
@@ -27,15 +30,17 @@ func (c *command) doctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check everything an instance needs, and say what to do",
 		Long: `Check the configuration, the database with its schema and its privileges, clocks, the
-master key, Redis, certificates, the gateway document and its targets, listeners, files
-and limits of this machine, and the instance that runs here, if there is one. Nothing is
-changed, and no secret is printed. One check that fails hides no other.
+master key, Redis, certificates, the gateway document and its targets, the API server of
+Kubernetes where routes are made of its objects, listeners, files and limits of this
+machine, and the instance that runs here, if there is one. Nothing is changed, and no
+secret is printed. One check that fails hides no other.
 
 Exit codes: 0 nothing to do; 1 warnings; 2 something failed, or the command line is wrong.`,
 		Example: `  keywarden doctor --config configs/keywarden.yaml
   keywarden doctor -o json | jq -r '.findings[] | select(.status == "failed") | .advice'
   keywarden doctor --no-targets     # do not ask the services of the gateway document`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			redis.LogTo(slog.New(slog.DiscardHandler), time.Now) // what it says of a Redis that is away is a finding
 			report := doctor.Run(cmd.Context(), c.checks(cmd.Context(), !noTargets), time.Now)
 			if err := c.Print(report, func(w io.Writer) { writeReport(w, report) }); err != nil {
 				return err
@@ -79,7 +84,7 @@ func (c *command) checks(ctx context.Context, targets bool) []doctor.Check {
 		checks = append(checks, doctor.DataDir(dir, cfg.Database.URL.Empty()))
 	}
 	checks = append(checks, doctor.OTLP(c.otlp()))
-	return append(checks, c.documentChecks(cfg, targets)...)
+	return append(checks, c.documentChecks(ctx, cfg, targets)...)
 }
 
 // readyURL is where the instance of this configuration answers for its readiness.
@@ -148,7 +153,7 @@ func (c *command) otlp() string {
 }
 
 // documentChecks look at the gateway document and what it leads to, and at certificates.
-func (c *command) documentChecks(cfg *config.Config, targets bool) []doctor.Check {
+func (c *command) documentChecks(ctx context.Context, cfg *config.Config, targets bool) []doctor.Check {
 	t := cfg.Server.TLS
 	files := []doctor.CertificateFiles{{Name: "server.tls", Dir: t.Dir}}
 	if t.CertFile != "" {
@@ -159,23 +164,54 @@ func (c *command) documentChecks(cfg *config.Config, targets bool) []doctor.Chec
 			files[0].CAs = append(files[0].CAs, ca)
 		}
 	}
-	const area = "gateway document"
-	if cfg.Gateway.File == "" {
-		detail := "there is none: the platform runs without a gateway"
-		if cfg.Gateway.Source == "database" {
-			detail = "it is in the database: export it with keywarden config export, and check it with keywarden config check"
-		}
-		return []doctor.Check{doctor.Certificates(files, time.Now), doctor.Absent(area, detail)}
+	doc, source, why := c.gatewayDocument(ctx, cfg)
+	if why != nil {
+		return append([]doctor.Check{doctor.Certificates(files, time.Now)}, why...)
 	}
-	doc, _, err := document.Read(c.Shell, cfg.Gateway.File)
-	if err != nil {
-		return []doctor.Check{doctor.Certificates(files, time.Now), doctor.Broken(area, err.Error(), "Correct it; keywarden config check "+cfg.Gateway.File+" says when it is right.")}
-	}
-	checks := []doctor.Check{doctor.Certificates(append(files, serviceFiles(doc)...), time.Now), doctor.Document(cfg.Gateway.File, doc)}
+	checks := []doctor.Check{doctor.Certificates(append(files, serviceFiles(doc)...), time.Now), doctor.Document(source, doc)}
 	if !targets {
 		return append(checks, doctor.Absent("targets", "not asked (--no-targets)"))
 	}
 	return append(checks, doctor.Targets(doc.Services)...)
+}
+
+// gatewayDocument reads the document that an instance of this configuration serves, and
+// what it is called. Where there is none to look at, why has the checks that say so.
+func (c *command) gatewayDocument(ctx context.Context, cfg *config.Config) (doc spec.Document, source string, why []doctor.Check) {
+	const area = "gateway document"
+	switch k := cfg.Gateway.Kubernetes; cfg.Gateway.Source {
+	case "database":
+		url := cfg.Database.URL
+		if url.Empty() {
+			dir, err := app.PostgresDir(cfg, c.Env())
+			if err != nil {
+				return doc, "", []doctor.Check{doctor.Broken(area, err.Error(), "Set data.dir, or DATABASE_URL.")}
+			}
+			running, err := pglocal.Running(dir)
+			if err != nil {
+				return doc, "", []doctor.Check{doctor.Absent(area, "it is in the database, and the private PostgreSQL does not run")}
+			}
+			url = seal.NewSecret(running)
+		}
+		doc, source, check := doctor.StoredDocument(ctx, url)
+		if check != nil {
+			why = []doctor.Check{*check}
+		}
+		return doc, source, why
+	case config.SourceKubernetes:
+		return doc, "", []doctor.Check{
+			doctor.Absent(area, "it is made of the objects of the cluster: last_error and errors of GET /admin/v1/state say whether they can be read, and which are refused"),
+			doctor.Cluster(apiserver.Config{URL: k.APIURL, TokenFile: k.TokenFile, CAFile: k.CAFile}),
+		}
+	}
+	if cfg.Gateway.File == "" {
+		return doc, "", []doctor.Check{doctor.Absent(area, "there is none: the platform runs without a gateway")}
+	}
+	doc, _, err := document.Read(c.Shell, cfg.Gateway.File)
+	if err != nil {
+		why = []doctor.Check{doctor.Broken(area, err.Error(), "Correct it; keywarden config check "+cfg.Gateway.File+" says when it is right.")}
+	}
+	return doc, cfg.Gateway.File, why
 }
 
 // serviceFiles are the certificates that services of the document name.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -188,6 +189,73 @@ func TestRestoredDatabaseServesUnderTheSameSecret(t *testing.T) {
 	serve(t, right).stop()
 }
 
+// A restore into a new database leaves the configured one alone, makes nothing where the
+// name is taken or missing, and takes the new one away again when it fails.
+func TestRestoreIntoANewDatabaseTouchesNoOther(t *testing.T) {
+	private, err := pglocal.Start(t.Context(), pglocal.Options{DataDir: filepath.Join(openDir(t), "pg"), BinDir: os.Getenv("KEYWARDEN_POSTGRES_BIN"), Disposable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = private.Stop(context.WithoutCancel(t.Context())) })
+	url := private.URL()
+	in := serving(url, seal.NewMasterKey())
+	s := serve(t, in)
+	u := s.User(t)
+	key := s.Key(t, u, reader)
+	file := filepath.Join(openDir(t), "kw.backup")
+	run(t, with(in, "backup", file)).want(0)
+	s.stop()
+	const name = "kw into/new?"
+	exists := func() string { return sql(t, url, "SELECT count(*) FROM pg_database WHERE datname = '"+name+"'") }
+	run(t, with(in, "restore", file, "--into-new", name)).want(1, "permission denied to create database", "CREATEDB")
+	sql(t, private.AdminURL(), "ALTER ROLE "+pglocal.Role+" CREATEDB")
+	before := sql(t, url, `SELECT count(*) FROM users`)
+
+	run(t, with(in, "restore", file, "--into-new", "")).want(2, "--into-new needs the name of a database")
+	run(t, with(in, "restore", file, "--into-new", name, "--force")).want(2, "exclude each other")
+	spoiled := filepath.Join(openDir(t), "spoiled.backup")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)/2] ^= 1
+	if err := os.WriteFile(spoiled, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, with(in, "restore", spoiled, "--into-new", name)).want(1, "damaged")
+	if n := exists(); n != "0" {
+		t.Error("a restore that failed has left its database")
+	}
+
+	named := in // the database by a parameter, which comes before the path
+	named.env = slices.Clone(in.env)
+	for i, v := range named.env {
+		if strings.HasPrefix(v, "DATABASE_URL=") {
+			named.env[i] = v + "&dbname=" + sql(t, url, "SELECT current_database()")
+		}
+	}
+	run(t, with(named, "restore", file, "--into-new", name)).want(0, "It is in the new database "+name, "The audit chain holds")
+	run(t, with(in, "restore", file, "--into-new", name)).want(1, "there is a database of that name already")
+	if n, after := exists(), sql(t, url, `SELECT count(*) FROM users`); n != "1" || after != before {
+		t.Errorf("%s databases of the name, %s users of %s", n, after, before)
+	}
+	made := in
+	made.env = slices.Clone(in.env)
+	address, err := neturl.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address.Path, address.RawPath = "/"+name, ""
+	for i, v := range made.env {
+		if strings.HasPrefix(v, "DATABASE_URL=") {
+			made.env[i] = "DATABASE_URL=" + address.String()
+		}
+	}
+	again := serve(t, made)
+	again.Want(t, http.StatusOK, http.MethodGet, "/users/me", nil, key.Auth()...)
+	again.stop()
+}
+
 // A restore that is killed in the middle of its transaction leaves the database as it was.
 func TestKilledRestoreLeavesTheDatabaseAsItWas(t *testing.T) {
 	url, in := newDatabase(t)
@@ -240,6 +308,26 @@ func TestDoctorEndsWithHowBadItIs(t *testing.T) {
 	run(t, with(in, args...)).want(2, "FAILED", "A dirty schema")
 	run(t, with(in, "doctor", "--set", "server.adr=:1")).want(2, "FAILED", "did you mean server.addr?")
 
+	cluster := run(t, with(in, append(args, "--set", "gateway.source=kubernetes")...))
+	if !strings.Contains(cluster.stdout, "made of the objects of the cluster") || strings.Contains(cluster.stdout, "runs without a gateway") {
+		t.Errorf("with routes of a cluster:\n%s", cluster.stdout)
+	}
+
+	// What the client of Redis says by itself is a finding already.
+	if r := run(t, with(in, append(slices.Clone(args), "--set", "redis.url=redis://127.0.0.1:1")...)).want(2, "FAILED", "redis"); r.stderr != "" {
+		t.Errorf("stderr has %q", r.stderr)
+	}
+
+	// The document in the database is looked at as one in a file is.
+	stored := append(slices.Clone(args), "--set", "gateway.source=database")
+	if r := run(t, with(in, stored...)); !strings.Contains(r.stdout, "the database has none yet") {
+		t.Errorf("without a document:\n%s", r.stdout)
+	}
+	sql(t, url, `INSERT INTO gateway_revisions (number, digest, at, base, document) SELECT 1, encode(sha256(convert_to(d, 'UTF8')), 'hex'), now(), 0, d
+		FROM (SELECT '{"version":1,"services":[{"name":"gone","url":"http://127.0.0.1:1"}],"routes":[]}' AS d) AS given`)
+	sql(t, url, `UPDATE gateway_current SET number = 1`)
+	run(t, with(in, stored...)).want(2, "revision 1", "targets: gone 127.0.0.1:1")
+
 	const canary = "canary-of-a-password"
 	away := in
 	away.env = []string{"DATABASE_URL=postgres://u:" + canary + "@127.0.0.1:1/x", "KEYWARDEN_MASTER_KEY=" + canary, "REDIS_URL=redis://u:" + canary + "@127.0.0.1:1"}
@@ -274,15 +362,16 @@ func TestRunbooksDoWhatTheySay(t *testing.T) {
 	t.Cleanup(backend.Close)
 	dir := openDir(t)
 	document := writeFile(t, filepath.Join(dir, "gateway.yaml"), "version: 1\nservices: [{name: users, url: "+strconv.Quote(backend.URL)+"}]\nroutes: [{name: users, match: {path: {prefix: /shop}}, auth: {mode: none}, service: users}]\n")
-	_, in := newDatabase(t)
-	in.args = append(in.args, "--set", "gateway.file="+document)
+	url, in := newDatabase(t)
+	in.args = append(in.args, "--set", "gateway.file="+document, "--set", "alerts.allow_networks=127.0.0.0/8")
 	s := serve(t, in)
 	if status, _, err := get(t.Context(), s.URL+"/shop/x"); err != nil || status != http.StatusOK {
 		t.Fatalf("the backend: %d, %v", status, err)
 	}
 	admin := makeAdmin(t, in, s)
-	operator := s.Key(t, admin, map[string]any{"scopes": []string{"config:read", "config:write", "audit:read", "keys:read", "keys:write", "keys:admin", "users:read", "usage:read"}})
+	operator := s.Key(t, admin, map[string]any{"scopes": []string{"config:read", "config:write", "audit:read", "keys:read", "keys:write", "keys:admin", "users:read", "usage:read", "alerts:read", "alerts:write"}})
 	leaked := s.Key(t, s.User(t), reader)
+	giveUpDelivery(t, s.Program, url, admin, backend.URL)
 
 	// The program as a command, for those who run the pages.
 	bin := filepath.Join(dir, "bin")
@@ -317,6 +406,25 @@ func TestRunbooksDoWhatTheySay(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// giveUpDelivery makes a channel that works by now, and a notification that was given up.
+func giveUpDelivery(t *testing.T, p *apptest.Program, url string, admin *apptest.User, receiver string) {
+	t.Helper()
+	channel := p.Want(t, http.StatusCreated, "POST", "/admin/v1/alert-channels", map[string]any{"name": "chat", "kind": "slack", "url": receiver}, admin.Auth()...).Text(t, "id")
+	rule := p.Want(t, http.StatusCreated, "POST", "/admin/v1/alert-rules", map[string]any{
+		"name": "keys", "signal": "key_expiry", "threshold": 7, "channels": []string{channel},
+	}, admin.Auth()...).Text(t, "id")
+	db := apptest.Connect(t, url)
+	for _, statement := range []string{
+		`INSERT INTO alerts (id, rule_id, state, alert, fired_at, resolved_at) VALUES (gen_random_uuid(), '` + rule + `', 'resolved', '{}', now(), now())`,
+		`INSERT INTO alert_deliveries (id, alert_id, channel_id, event, notification, state, finished_at)
+			SELECT gen_random_uuid(), id, '` + channel + `', 'alert.resolved', '{}', 'dead', now() FROM alerts`,
+	} {
+		if _, err := db.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -60,10 +60,14 @@ func risks(cfg *config.Config) (found []Finding) {
 // is not encrypted.
 func remotePlain(text string, plain func(*url.URL) bool) bool {
 	u, err := url.Parse(text)
-	if err != nil || u.Hostname() == "" || loopback(u.Host) {
+	if err != nil {
 		return false
 	}
-	return plain(u)
+	host := u.Host
+	if host == "" { // PostgreSQL's may be a parameter, and that a folder with a socket
+		host = u.Query().Get("host")
+	}
+	return host != "" && host[0] != '/' && !loopback(host) && plain(u)
 }
 
 // loopback reports whether nobody but this machine reaches the address.

@@ -214,6 +214,21 @@ func TestRiskyOptions(t *testing.T) {
 	for _, option := range []string{"server.tls", "server.metrics_addr", "database.url", "redis.url"} {
 		want(t, find(t, option, Configuration(cfg)), Warning, "")
 	}
+	for address, status := range map[string]Status{
+		"postgres://u:p@/x?host=db.example": Warning, "postgres://u:p@/x?host=db.example&sslmode=verify-full": "",
+		"postgres://u@/x?host=/run/postgresql": "", "postgres://u:p@127.0.0.1:5432/x": "", "postgres://u:p@[::1]/x": "",
+	} {
+		cfg.Database.URL = seal.NewSecret(address)
+		var got Status
+		for _, f := range risks(cfg) {
+			if f.Object == "database.url" {
+				got = f.Status
+			}
+		}
+		if got != status {
+			t.Errorf("%s: %q, want %q", address, got, status)
+		}
+	}
 	cfg.Server.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 	want(t, find(t, "server.trusted_proxies", Configuration(cfg)), Warning, "0.0.0.0/0")
 }

@@ -29,7 +29,7 @@ func Targets(list []services.Service) (checks []Check) {
 	for i := range list {
 		s := &list[i]
 		if s.Discovery != nil {
-			checks = append(checks, Known("targets", skipped(s.Name, "its targets are looked up while it is served", "See them with: keywarden doctor beside a running instance, or GET /admin/v1/state")))
+			checks = append(checks, Known("targets", skipped(s.Name, "its targets are those that "+registryOf(s.Discovery)+" knows, and are looked up by the instance that serves it", "See them, and the last error, in services of GET /admin/v1/state.")))
 			continue
 		}
 		addresses, _, err := s.Addresses()
@@ -47,6 +47,21 @@ func Targets(list []services.Service) (checks []Check) {
 		return []Check{Absent("targets", "the document has no services")}
 	}
 	return checks
+}
+
+// registryOf is where the targets of a service are looked up.
+func registryOf(d *services.Discovery) string {
+	switch {
+	case d.DNS != nil:
+		return "DNS"
+	case d.Consul != nil:
+		return "Consul"
+	case d.Etcd != nil:
+		return "etcd"
+	case d.Kubernetes != nil:
+		return "Kubernetes"
+	}
+	return "a registry"
 }
 
 const targetAdvice = "Look at the backend itself, then at docs/runbooks/backend-failures.md."
