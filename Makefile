@@ -31,8 +31,9 @@ test-short: ## Run the suite without the long runs and without the race detector
 	$(GO) test -short -timeout 10m ./...
 
 .PHONY: test-fault
-test-fault: ## Run the long fault and revocation runs
-	KEYWARDEN_TEST_LONG=1 $(GO) test -run 'Fault|Revo|Outage|Kill|Term|Reload|Replica' -count=1 -timeout 60m ./pkg/app/... ./pkg/cli/...
+test-fault: ## Run the long fault and revocation runs; what they measure goes into docs/reliability.md
+	KEYWARDEN_TEST_LONG=1 KEYWARDEN_TEST_REPORT=$(CURDIR)/docs/reliability.md $(GO) test -p 1 -v -run 'Fault|Revo|Outage|Kill|Term|Reload|Replica|Redis|SoakBodies' -count=1 -timeout 120m \
+		./pkg/faulttest ./pkg/app/... ./pkg/cli/...
 
 FUZZTIME ?= 30s
 .PHONY: fuzz
@@ -63,6 +64,11 @@ test-cache: $(TOOLS)/cache-tests-$(CACHE_TESTS_VERSION) ## Run the tests for HTT
 .PHONY: test-soak
 test-soak: ## Run the long runs of the gateway: reloads, stops, overload and memory under load
 	KEYWARDEN_TEST_LONG=1 $(GO) test -v -run 'Soak' -count=1 -timeout 60m ./pkg/cli/... ./pkg/openapi/imports
+
+LOAD_FLAGS ?= -doc docs/benchmarks.md
+.PHONY: load
+load: ## Offer logins, keys, proxied calls and limits at constant rates; fails beyond 50 ms (p95), 100 ms (p99) or with an error
+	$(GO) run ./pkg/loadtest/run $(LOAD_FLAGS)
 
 BENCH_FLAGS ?= -doc docs/benchmarks.md
 .PHONY: bench

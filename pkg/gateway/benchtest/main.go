@@ -17,6 +17,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/loadtest"
 )
 
 // settings are the flags.
@@ -89,5 +91,5 @@ func run(ctx context.Context, s settings, out io.Writer) (err error) {
 	if s.doc == "" {
 		return nil
 	}
-	return insert(s.doc, table)
+	return loadtest.Insert(s.doc, markBegin, markEnd, table)
 }

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/loadtest"
 )
 
 // Markers between which the table stands in a Markdown file.
@@ -26,7 +26,7 @@ func report(subjects []*subject, s settings) string {
 	}
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "%s, %s, %s, %d processors; %d rounds of %v, %d connections, answers of %d bytes.\n\n", time.Now().UTC().Format(time.DateOnly),
-		runtime.Version(), processor(), runtime.NumCPU(), s.rounds, s.window, s.connections, answerBytes)
+		runtime.Version(), loadtest.Processor(), runtime.NumCPU(), s.rounds, s.window, s.connections, answerBytes)
 	b.WriteString("| what | CPU µs per request, median (least to most) | times the bare proxy, median (least to most) | requests per second |\n")
 	b.WriteString("| --- | --- | --- | --- |\n")
 	for _, one := range subjects {
@@ -60,29 +60,4 @@ func median(list []float64) float64 {
 		return sorted[n/2]
 	}
 	return (sorted[n/2-1] + sorted[n/2]) / 2
-}
-
-// processor is the name of the machine's processor, as far as it is known.
-func processor() string {
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH
-}
-
-// insert puts text between the markers of a file and leaves the rest as it is.
-func insert(file, text string) error {
-	old, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	head, rest, ok := strings.Cut(string(old), markBegin)
-	_, tail, ok2 := strings.Cut(rest, markEnd)
-	if !ok || !ok2 {
-		return errors.New(file + " has no markers of the benchmark")
-	}
-	return os.WriteFile(file, []byte(head+markBegin+"\n"+text+"\n"+markEnd+tail), 0o644)
 }

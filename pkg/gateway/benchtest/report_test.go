@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,28 +18,6 @@ func TestReportComparesRoundByRound(t *testing.T) {
 		if !strings.Contains(table, want) {
 			t.Errorf("the table lacks %q:\n%s", want, table)
 		}
-	}
-}
-
-func TestInsertLeavesTheRestAlone(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "a.md")
-	if err := os.WriteFile(file, []byte("before\n"+markBegin+"old\n"+markEnd+"after\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := insert(file, "new\n"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := os.ReadFile(file)
-	if want := "before\n" + markBegin + "\nnew\n\n" + markEnd + "after\n"; err != nil || string(text) != want {
-		t.Errorf("got %q, %v", text, err)
-	}
-	if err := os.WriteFile(file, []byte("nothing"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if insert(file, "new") == nil {
-		t.Error("a file without markers was written")
 	}
 }
 

@@ -2,13 +2,10 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/keywarden/keywarden/pkg/loadtest"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
 
@@ -75,11 +73,8 @@ func newSite(ctx context.Context, s settings) (_ *site, err error) {
 		return nil, err
 	}
 	if s.program == "" {
-		s.program = filepath.Join(dir, "keywarden")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", s.program, "./cmd/keywarden")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("building the program: %w: %s", err, out)
+		if s.program, err = loadtest.Build(ctx, dir, "./cmd/keywarden"); err != nil {
+			return nil, err
 		}
 	}
 	behind, err := t.role(nameBackend, roleBackend)
@@ -177,7 +172,7 @@ func (t *site) gateway(ctx context.Context, program, backend string, access bool
 	if err := os.WriteFile(file, fmt.Appendf(nil, document, backend), 0o600); err != nil {
 		return err
 	}
-	addresses, err := freeAddresses(2)
+	addresses, err := loadtest.FreeAddresses(2)
 	if err != nil {
 		return err
 	}
@@ -202,7 +197,7 @@ func (t *site) gateway(ctx context.Context, program, backend string, access bool
 		return err
 	}
 	s.process = cmd.Process.Pid
-	if err := awaitReady(ctx, s.addr); err != nil {
+	if err := loadtest.AwaitReady(ctx, "http://"+s.addr+"/readyz"); err != nil {
 		text, _ := os.ReadFile(s.log)
 		return fmt.Errorf("%w; its log: %s", err, text)
 	}
@@ -219,88 +214,24 @@ func (t *site) gateway(ctx context.Context, program, backend string, access bool
 	return nil
 }
 
-// freeAddresses are addresses that were free just now.
-func freeAddresses(n int) (list []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = l.Close() }() // only at the end: all of them differ
-		list = append(list, l.Addr().String())
-	}
-	return list, nil
-}
-
-// startLimit bounds a start, that of a new private database included.
-const startLimit = time.Minute
-
-func awaitReady(ctx context.Context, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	for {
-		_, err := call(ctx, http.MethodGet, "http://"+addr+"/readyz", "", nil)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the gateway does not become ready: %w", err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
 // mintKey makes a user with a key, as any user would.
 func mintKey(ctx context.Context, addr string) (string, error) {
 	base := "http://" + addr
 	person := map[string]string{"email": fmt.Sprintf("bench%d@example.com", time.Now().UnixNano()), "password": "correct horse battery staple"}
-	if _, err := call(ctx, http.MethodPost, base+"/auth/register", "", person); err != nil {
+	if _, err := loadtest.Call(ctx, http.MethodPost, base+"/auth/register", "", person); err != nil {
 		return "", err
 	}
-	session, err := call(ctx, http.MethodPost, base+"/auth/login", "", person)
+	session, err := loadtest.Call(ctx, http.MethodPost, base+"/auth/login", "", person)
 	if err != nil {
 		return "", err
 	}
 	token, _ := session["access_token"].(string)
-	key, err := call(ctx, http.MethodPost, base+"/api-keys", token, map[string]string{"name": "bench"})
+	key, err := loadtest.Call(ctx, http.MethodPost, base+"/api-keys", token, map[string]string{"name": "bench"})
 	if err != nil {
 		return "", err
 	}
 	secret, _ := key["key"].(string)
 	return secret, nil
-}
-
-// call asks the platform's own API and returns the members of its answer.
-func call(ctx context.Context, method, url, token string, body any) (map[string]any, error) {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if text, err = io.ReadAll(resp.Body); err != nil {
-		return nil, err
-	}
-	if resp.StatusCode >= http.StatusBadRequest {
-		return nil, fmt.Errorf("%s %s: status %d: %s", method, url, resp.StatusCode, text)
-	}
-	var answer map[string]any
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, url, err)
-	}
-	return answer, nil
 }
 
 // close ends all processes and deletes what they wrote.
