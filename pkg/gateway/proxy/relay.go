@@ -186,7 +186,7 @@ func (s *Service) copyBody(w http.ResponseWriter, res *http.Response) error {
 				flush()
 			}
 		}
-		if err == io.EOF { //nolint:errorlint // as readers have it
+		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
