@@ -469,12 +469,12 @@ func (w *watched) unnoted(rule string, answer, kill func()) {
 // as a mailbox, at most once more.
 func TestAlertIsToldOnceWhicheverReplicaIsKilled(t *testing.T) {
 	rounds := 3
-	if !long() {
+	if !soaking() {
 		rounds = 1
 	}
 	w := newWatched(t)
 	for moment, play := range w.moments() {
-		if !long() && !strings.HasPrefix(moment, "while both") {
+		if !soaking() && !strings.HasPrefix(moment, "while both") {
 			continue
 		}
 		t.Run(moment, func(t *testing.T) {
@@ -483,7 +483,7 @@ func TestAlertIsToldOnceWhicheverReplicaIsKilled(t *testing.T) {
 			defer func() { w.t = outer }()
 			for round := range rounds {
 				name := fmt.Sprintf("%s, %d", moment, round)
-				rule, dead, hooks, mails := play(name, long() && round == 0) // the first time at its own pace
+				rule, dead, hooks, mails := play(name, soaking() && round == 0) // the first time at its own pace
 				alive := (w.ids[dead] + 1) % len(w.servers)
 				w.settled(rule)
 				w.once(alive, rule, name, hooks, mails)
