@@ -4,18 +4,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 	"unicode"
 
+	"github.com/keywarden/keywarden/pkg/gateway/upstream"
 	"github.com/keywarden/keywarden/pkg/spec/quantity"
 	"github.com/keywarden/keywarden/pkg/spec/services"
 )
@@ -85,29 +83,10 @@ func target(ctx context.Context, s *services.Service, u *url.URL) Finding {
 
 // clientTLS is how the gateway looks at certificates of a service.
 func clientTLS(t *services.BackendTLS) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if t == nil {
-		return config, nil
+		return upstream.TLS{}.Config()
 	}
-	config.ServerName = t.ServerName
-	if t.CAFile != "" {
-		text, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, errors.New(t.CAFile + " holds no certificate in PEM form")
-		}
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, err
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return config, nil
+	return upstream.TLS{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName}.Config()
 }
 
 func connectTo(ctx context.Context, name string, u *url.URL, secure *tls.Config) Finding {
