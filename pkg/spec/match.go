@@ -48,6 +48,30 @@ type PathMatch struct {
 	Prefix string `json:"prefix,omitempty"`
 }
 
+// decoded returns m with its path as that of requests is compared: what is written
+// differently, such as /a+b and /a%2Bb, can be one path.
+func (m PathMatch) decoded() (PathMatch, error) {
+	for _, path := range []*string{&m.Exact, &m.Prefix} {
+		if *path == "" {
+			continue
+		}
+		decoded, _, err := canonical.Path(*path)
+		if err != nil {
+			return PathMatch{}, err
+		}
+		*path = decoded
+	}
+	return m, nil
+}
+
+// field is which of exact and prefix is given.
+func (m *PathMatch) field() string {
+	if m.Exact != "" {
+		return "exact"
+	}
+	return "prefix"
+}
+
 func (m *Match) normalise() {
 	for i, host := range m.Hosts {
 		name, wild := strings.CutPrefix(host, "*.")

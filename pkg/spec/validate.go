@@ -88,30 +88,50 @@ func (v *validator) serviceName(path, name string) {
 }
 
 // conflicts refuses routes of which two would match the same request equally
-// well: same host, path, method, conditions and priority.
+// well: same host, path, method, conditions and priority. Paths are compared as
+// requests are, decoded: two that differ as they are written can be one.
 func (v *validator) conflicts(routes []Route) {
 	type claim struct {
 		host, method, conditions string
-		path                     PathMatch
+		path                     PathMatch // decoded
 		priority                 int
 	}
-	claims := make(map[claim]string, len(routes))
+	claims := make(map[claim]int, len(routes)) // to the first route that makes it
 	for i := range routes {
-		path, m := check.Index("routes", i)+".match", &routes[i].Match
+		m := &routes[i].Match
+		path, err := m.Path.decoded()
+		if err != nil {
+			continue // its path is reported already
+		}
+		conditions := m.conditions()
 	route:
 		for _, host := range orAny(m.Hosts) {
 			for _, method := range orAny(m.Methods) {
-				c := claim{host, method, m.conditions(), m.Path, routes[i].Priority}
+				c := claim{host, method, conditions, path, routes[i].Priority}
 				if first, taken := claims[c]; taken {
-					if first != path {
-						v.Conflict(path, "matches the same requests as another route", first)
+					if first != i {
+						v.conflict(routes, i, first)
 					}
 					break route
 				}
-				claims[c] = path
+				claims[c] = i
 			}
 		}
 	}
+}
+
+// conflict reports that the route at i matches what the one at first does.
+func (v *validator) conflict(routes []Route, i, first int) {
+	at, of := check.Index("routes", i)+".match", check.Index("routes", first)+".match"
+	path, other := &routes[i].Match.Path, &routes[first].Match.Path
+	if *path == *other {
+		v.Conflict(at, "matches the same requests as another route", of)
+		return
+	}
+	decoded, _ := path.decoded()
+	v.Conflict(at+".path."+path.field(), fmt.Sprintf("matches the same requests as route %s: decoded, %s and %s are one path, %s",
+		check.Quote(routes[first].Name), check.Quote(path.Exact+path.Prefix), check.Quote(other.Exact+other.Prefix),
+		check.Quote(decoded.Exact+decoded.Prefix)), of+".path."+other.field())
 }
 
 // conditions is the same for the same demands in any order.
