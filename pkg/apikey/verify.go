@@ -77,6 +77,7 @@ type Verifier struct {
 	missing *verdict.Cache[*record] // unknown ids, apart so that guesses cannot push real keys out
 	unknown *record                 // what missing holds
 	slow    singleflight.Group      // running bcrypt comparisons
+	away    atomic.Bool             // the last look-up that ended got no answer
 	used    *usage
 }
 
@@ -151,15 +152,24 @@ func (v *Verifier) record(ctx context.Context, publicID string, client netip.Add
 }
 
 // load asks the database. Asking for a key that does not exist is charged to the
-// address, so that guessing cannot keep the database busy.
+// address, so that guessing cannot keep the database busy. A look-up that fails gives
+// the attempt back when it ends, and until then bounds how many wait at once.
+//
+// Of an address that has no attempt left nothing is looked up. While the database is
+// away that is no word about its keys, whether it has guessed before or has too many
+// look-ups on their way: they are undecided, like all others then.
 func (v *Verifier) load(ctx context.Context, publicID string, client netip.Addr) (*record, error) {
 	address := throttle.Address(client)
 	if wait := v.opts.Misses.Take(address); wait > 0 {
-		return nil, access.ErrThrottled.WithRetryAfter(wait)
+		if v.away.Load() {
+			return nil, access.ErrUndecided.With(errAway).WithRetryAfter(max(wait, retryAfter))
+		}
+		return nil, throttled(wait)
 	}
 	generation := v.missing.Generation(publicID)
 	r, err := v.records.Load(ctx, publicID, func(ctx context.Context) (*record, error) {
 		stored, err := v.opts.Store.KeyByPublicID(ctx, publicID)
+		v.away.Store(err != nil && !errors.Is(err, ErrNotFound))
 		if err != nil {
 			return nil, err
 		}
@@ -181,6 +191,15 @@ func (v *Verifier) load(ctx context.Context, publicID string, client netip.Addr)
 
 // retryAfter is what a caller is told whose key cannot be decided upon.
 const retryAfter = 2 * time.Second
+
+// errAway is the cause of a refusal for which nothing was looked up.
+var errAway = errors.New("the last look-up of a key failed, and the address has too many on their way")
+
+// throttled refuses an address that has no attempt left: they failed, or are all on
+// their way.
+func throttled(wait time.Duration) error {
+	return access.ErrThrottled.WithDetail("Too many keys from this address failed or are still being checked; try again later.").WithRetryAfter(wait)
+}
 
 func (v *Verifier) newRecord(s Stored) *record {
 	r := &record{
@@ -291,7 +310,7 @@ func (v *Verifier) matchOne(ctx context.Context, s *version, key string, client 
 	}
 	address := throttle.Address(client)
 	if wait := v.opts.Misses.Take(address); wait > 0 {
-		return false, access.ErrThrottled.WithRetryAfter(wait)
+		return false, throttled(wait)
 	}
 	ok, err := v.compare(ctx, s, key, mac)
 	switch {

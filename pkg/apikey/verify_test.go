@@ -345,6 +345,73 @@ func TestWithoutADatabaseKnownKeysGoOnAndUnknownOnesAreUndecided(t *testing.T) {
 	b.wantGood(t, known)
 }
 
+// Nobody's attempts fail while the database is away. More look-ups than an address may
+// have on their way are refused unasked, and not as too many failures.
+func TestWithoutADatabaseTooManyUnknownKeysAreUndecidedAndNotLookedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 100)
+		cold, _ := b.mint(t)
+		unknown := func() string { return newKey("kw", Live, newID()).Reveal() }
+		for range missBurst { // the first ones: nobody knows yet that it is away
+			b.wantRefused(t, unknown(), access.ErrKey)
+		}
+		if got := b.wantRefused(t, unknown(), access.ErrThrottled); !strings.Contains(got.Detail, "failed or are still being checked") {
+			t.Errorf("refused with %q", got.Detail)
+		}
+		b.advance(missBurst * time.Minute)
+
+		b.opts.Store = frozen{b.store}
+		b.wantRefused(t, unknown(), access.ErrUndecided) // after its time
+		var callers sync.WaitGroup
+		for range missBurst {
+			callers.Go(func() { b.wantRefused(t, unknown(), access.ErrUndecided) })
+		}
+		synctest.Wait() // all of them wait for the database
+		began := time.Now()
+		for range 10 * missBurst {
+			if got := b.wantRefused(t, unknown(), access.ErrUndecided); got.RetryAfter < retryAfter || !errors.Is(got, errAway) {
+				t.Fatalf("%v, again after %v", got, got.RetryAfter)
+			}
+		}
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("asked the database: waited %v", waited)
+		}
+		callers.Wait()
+
+		// Back, with all attempts: who was refused is not kept waiting.
+		b.opts.Store = b.store
+		b.wantGood(t, cold)
+		for range missBurst {
+			b.wantRefused(t, unknown(), access.ErrKey)
+		}
+		b.wantRefused(t, unknown(), access.ErrThrottled)
+	})
+}
+
+// Who has guessed before the database went away learns from the answer what any
+// unknown key does, and causes no look-up.
+func TestAGuesserGetsNoLookUpsFromAnOutage(t *testing.T) {
+	b := newBench(t, 100)
+	for range missBurst {
+		b.wantRefused(t, newKey("kw", Live, newID()).Reveal(), access.ErrKey)
+	}
+	b.store.fail(errors.New("connection refused"))
+	other := netip.MustParseAddr("203.0.113.8")
+	if _, err := b.VerifyKey(t.Context(), newKey("kw", Live, newID()).Reveal(), other); !errors.Is(err, access.ErrUndecided) {
+		t.Fatalf("got %v", err)
+	}
+	for range 100 {
+		b.wantRefused(t, newKey("kw", Live, newID()).Reveal(), access.ErrUndecided)
+	}
+	b.wantCost(t, missBurst+1, 0, 0)
+
+	b.store.fail(nil)
+	if _, err := b.VerifyKey(t.Context(), newKey("kw", Live, newID()).Reveal(), other); !errors.Is(err, access.ErrKey) {
+		t.Fatalf("got %v", err)
+	}
+	b.wantRefused(t, newKey("kw", Live, newID()).Reveal(), access.ErrThrottled) // still spent
+}
+
 func TestSlowDatabaseIsGivenUpInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 100)
