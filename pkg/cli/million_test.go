@@ -22,6 +22,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keywarden/keywarden/pkg/apikey"
 	"github.com/keywarden/keywarden/pkg/app/apptest"
 	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/config"
@@ -39,7 +40,8 @@ const (
 )
 
 // BenchmarkMillionKeys shows that the number of keys in the table costs nothing
-// at the start, nothing for a key that is known, and no memory beyond the cache.
+// at the start, nothing for a key that is known, and no memory beyond the cache, and
+// that a page of a list costs the same wherever it is.
 func BenchmarkMillionKeys(b *testing.B) {
 	if testing.Short() {
 		b.Skip("it fills a database with a million keys")
@@ -72,7 +74,13 @@ func BenchmarkMillionKeys(b *testing.B) {
 	if full.cached > cacheLimit {
 		b.Errorf("%d keys are in memory, the limit is %d", full.cached, cacheLimit)
 	}
-	verify := openVerifier(b, url, ring)
+	p := openPlatform(b, url, ring)
+	client := netip.MustParseAddr("192.0.2.1")
+	verify := func(b *testing.B, key string) {
+		if _, err := p.KeyCheck.VerifyKey(b.Context(), key, client); err != nil {
+			b.Fatalf("%s: %v", key, err)
+		}
+	}
 	b.Run("warm", func(b *testing.B) {
 		const working = 1_000 // keys that are used again and again
 		texts := make([]string, working)
@@ -95,10 +103,58 @@ func BenchmarkMillionKeys(b *testing.B) {
 			verify(b, keys.text(i))
 		}
 	})
+	for _, page := range pages(b, url) {
+		b.Run("page/"+page.name, func(b *testing.B) {
+			var slow []time.Duration
+			b.ReportAllocs()
+			for b.Loop() {
+				began := time.Now()
+				list, err := p.Keys.List(b.Context(), page.filter)
+				if err != nil || len(list) != page.filter.Limit {
+					b.Fatalf("%d keys: %v", len(list), err)
+				}
+				slow = append(slow, time.Since(began))
+			}
+			slices.Sort(slow)
+			b.ReportMetric(float64(percentile(slow, 99).Microseconds()), "p99-µs")
+		})
+	}
 }
 
-// openVerifier is the platform in this process, to time a verification alone.
-func openVerifier(b *testing.B, url string, ring *seal.Keyring) func(*testing.B, string) {
+// pageSize is how many keys a page of a list has.
+const pageSize = 100
+
+// page is one page of a list.
+type page struct {
+	name   string
+	filter apikey.Filter
+}
+
+// pages are pages of the list of all keys, as an admin sees it: the first, one half way
+// through, and the last. Then one of the list of a single user.
+func pages(b *testing.B, url string) []page {
+	b.Helper()
+	db := apptest.Connect(b, url)
+	text := func(query string, args ...any) (value string) {
+		b.Helper()
+		if err := db.QueryRow(b.Context(), query, args...).Scan(&value); err != nil {
+			b.Fatal(err)
+		}
+		return value
+	}
+	after := func(n int) string {
+		return text(`SELECT id::text FROM api_keys ORDER BY id DESC OFFSET $1 LIMIT 1`, n-1)
+	}
+	return []page{
+		{"first", apikey.Filter{Limit: pageSize}},
+		{"middle", apikey.Filter{Limit: pageSize, Before: after(manyKeys / 2)}},
+		{"last", apikey.Filter{Limit: pageSize, Before: after(manyKeys - pageSize)}},
+		{"user", apikey.Filter{Limit: manyKeys / manyUsers, UserID: text(`SELECT user_id::text FROM api_keys LIMIT 1`)}},
+	}
+}
+
+// openPlatform is the platform in this process, to time what it does without HTTP.
+func openPlatform(b *testing.B, url string, ring *seal.Keyring) *platform.Platform {
 	b.Helper()
 	cfg, err := config.Load(config.Source{Flags: map[string]string{"keys.cache_entries": strconv.Itoa(cacheLimit)}})
 	if err != nil {
@@ -122,12 +178,7 @@ func openVerifier(b *testing.B, url string, ring *seal.Keyring) func(*testing.B,
 		running.Wait()
 		p.Close()
 	})
-	client := netip.MustParseAddr("192.0.2.1")
-	return func(b *testing.B, key string) {
-		if _, err := p.KeyCheck.VerifyKey(ctx, key, client); err != nil {
-			b.Fatalf("%s: %v", key, err)
-		}
-	}
+	return p
 }
 
 // figures are what the program costs.

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
+	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +23,9 @@ type mix struct {
 	rate float64 // unless told otherwise: what two busy cores carry
 	// calls are sent in turn, one after the other.
 	calls func(s *site) []call
-	// hashes says that each request takes a password hash, which is slow on purpose:
-	// the bounds hold beyond the time of one.
+	// hashes says that each request takes a password hash, which is slow on purpose.
+	// In turn with the requests a hash alone is made, and the bounds hold for what the
+	// percentiles of the requests are beyond those of the hashes.
 	hashes bool
 	// refusing, if positive, is how many requests a second may pass; the others are to
 	// be refused.
@@ -77,12 +81,27 @@ var mixes = []mix{
 type measured struct {
 	mix
 	*loadtest.Result
-	rate     float64       // that was asked for
-	passed   int64         // of those that count or came before: answered with the first right status
-	hash     time.Duration // the longest that one password took before or after, if the mix takes them
-	p95, p99 time.Duration // bounds
-	span     time.Duration // warming up included
+	rate     float64          // that was asked for
+	passed   int64            // of those that count or came before: answered with the first right status
+	hash     *loadtest.Result // hashes alone, at the same rate, if the mix takes them
+	p95, p99 time.Duration    // bounds
+	span     time.Duration    // warming up included
 }
+
+// beyond is the percentile of the requests, without that of a hash alone where they
+// take one. It can be negative: both are measured, on a machine that does other
+// things as well.
+func (m measured) beyond(q float64) time.Duration {
+	d := m.Latency.Quantile(q)
+	if m.hash != nil {
+		d -= m.hash.Latency.Quantile(q)
+	}
+	return d
+}
+
+// fewestHashes is how many requests with a hash a measurement has at least: of fewer
+// the 99th percentile is the longest, and says little.
+const fewestHashes = 100
 
 // exchangeTimeout bounds one request. It is far above the bounds: what takes that
 // long is a failure of its own.
@@ -90,10 +109,11 @@ const exchangeTimeout = 10 * time.Second
 
 // measure sends one mix.
 func (s *site) measure(ctx context.Context, o settings, m mix) (measured, error) {
-	done := measured{mix: m, rate: o.rates[m.name], p95: o.p95, p99: o.p99, span: o.warm + o.duration}
-	if err := done.addHash(o); err != nil {
-		return done, err
+	span := o.duration
+	if m.hashes {
+		span = max(span, time.Duration(math.Ceil(fewestHashes/o.rates[m.name]*float64(time.Second))))
 	}
+	done := measured{mix: m, rate: o.rates[m.name], p95: o.p95, p99: o.p99, span: o.warm + span}
 	calls := m.calls(s)
 	conns := make([]*loadtest.Conn, o.workers)
 	for i := range conns {
@@ -101,8 +121,16 @@ func (s *site) measure(ctx context.Context, o settings, m mix) (measured, error)
 		defer conns[i].Close()
 	}
 	var passed atomic.Int64
+	var alone sync.WaitGroup
+	if m.hashes {
+		hashed, err := bcrypt.GenerateFromPassword([]byte(password), defaultCost)
+		if err != nil {
+			return done, err
+		}
+		alone.Go(func() { done.hash = hashesAlone(ctx, done.rate, o.warm, span, hashed) })
+	}
 	done.Result = loadtest.Run(ctx, loadtest.Plan{
-		Rate: done.rate, Warm: o.warm, Duration: o.duration, Workers: o.workers,
+		Rate: done.rate, Warm: o.warm, Duration: span, Workers: o.workers,
 		Do: func(ctx context.Context, worker, n int) error {
 			c := calls[n%len(calls)]
 			status, body, err := conns[worker].Exchange(ctx, c.request)
@@ -117,36 +145,26 @@ func (s *site) measure(ctx context.Context, o settings, m mix) (measured, error)
 			return nil
 		},
 	})
+	alone.Wait()
 	done.passed = passed.Load()
-	if err := done.addHash(o); err != nil {
-		return done, err
-	}
 	return done, ctx.Err()
-}
-
-// addHash measures what a password costs on this machine now, and moves the bounds
-// of a mix that takes one with each request.
-func (m *measured) addHash(o settings) error {
-	if !m.hashes {
-		return nil
-	}
-	hash, err := hashTime()
-	m.hash = max(m.hash, hash)
-	m.p95, m.p99 = o.p95+m.hash, o.p99+m.hash
-	return err
 }
 
 // defaultCost is accounts.bcrypt_cost where nothing else is set.
 const defaultCost = 12
 
-// hashTime is the longest that one of five passwords takes.
-func hashTime() (longest time.Duration, err error) {
-	for range 5 {
-		began := time.Now()
-		if _, err := bcrypt.GenerateFromPassword([]byte(password), defaultCost); err != nil {
-			return 0, err
-		}
-		longest = max(longest, time.Since(began))
+// hashesAlone compares a password with its hash at the rate of the logins, half an
+// interval after each, with as many at once as accounts.hash_concurrency has by
+// default. So both meet the same machine: its speed of the moment, its other work,
+// and one another.
+func hashesAlone(ctx context.Context, rate float64, warm, span time.Duration, hashed []byte) *loadtest.Result {
+	select {
+	case <-ctx.Done():
+		return &loadtest.Result{}
+	case <-time.After(time.Duration(float64(time.Second) / rate / 2)):
 	}
-	return longest, nil
+	return loadtest.Run(ctx, loadtest.Plan{
+		Rate: rate, Warm: warm, Duration: span, Workers: max(1, runtime.NumCPU()/2),
+		Do: func(context.Context, int, int) error { return bcrypt.CompareHashAndPassword(hashed, []byte(password)) },
+	})
 }

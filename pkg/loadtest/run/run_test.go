@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"net/http"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/keywarden/keywarden/pkg/loadtest"
 	"github.com/keywarden/keywarden/pkg/spec"
@@ -34,6 +37,15 @@ func TestVerdictHoldsEveryBound(t *testing.T) {
 	for range 4 { // of 104: beyond the 95th percentile, and not beyond the 99th
 		slowTail.Latency.Add(150 * time.Millisecond)
 	}
+	login := func(took, hash time.Duration) measured {
+		m := result(mix{name: "login", hashes: true}, took, nil)
+		m.hash = result(plain, hash, nil).Result
+		return m
+	}
+	few := login(400*time.Millisecond, 400*time.Millisecond)
+	few.hash.Sent = 99
+	wrongHash := login(400*time.Millisecond, 400*time.Millisecond)
+	wrongHash.hash.Failures = map[string]int{"mismatch": 3}
 	limited := mix{name: "limited", refusing: 10}
 	passing := func(n int64) measured {
 		m := result(limited, time.Millisecond, nil)
@@ -50,6 +62,12 @@ func TestVerdictHoldsEveryBound(t *testing.T) {
 		"slow at its end":    {slowTail, "99th percentile"},
 		"one failed":         {result(plain, time.Millisecond, map[string]int{"status 502": 1}), "1 times: status 502"},
 		"nothing sent":       {measured{mix: plain, Result: &loadtest.Result{}}, "nothing was sent"},
+		"hash":               {login(440*time.Millisecond, 400*time.Millisecond), ""},
+		"slow beyond a hash": {login(470*time.Millisecond, 400*time.Millisecond), "95th percentile is 70.0 ms beyond that of a hash alone, want less than 50.0 ms"},
+		"end beyond a hash":  {login(510*time.Millisecond, 400*time.Millisecond), "99th percentile is 110.0 ms beyond that of a hash alone, want less than 100.0 ms"},
+		"faster than a hash": {login(390*time.Millisecond, 400*time.Millisecond), ""},
+		"too few hashes":     {few, "100 requests and 99 hashes alone are too few"},
+		"wrong hashes":       {wrongHash, "a hash alone, 3 times: mismatch"},
 		"limit held":         {passing(20), ""},
 		"limit without hold": {passing(30), "30 requests passed"},
 		"limit too tight":    {passing(5), "5 requests passed"},
@@ -63,14 +81,32 @@ func TestVerdictHoldsEveryBound(t *testing.T) {
 	}
 }
 
+func TestHashesAloneAreMadeAtTheRateAndChecked(t *testing.T) {
+	for secret, failed := range map[string]bool{password: false, "another": true} {
+		hashed, err := bcrypt.GenerateFromPassword([]byte(secret), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := hashesAlone(t.Context(), 200, 50*time.Millisecond, 250*time.Millisecond, hashed)
+		if r.Sent != 50 || (r.Failed > 0) != failed {
+			t.Errorf("of %d hashes %d failed: %v", r.Sent, r.Failed, r.Failures)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := hashesAlone(ended, 1, 0, time.Hour, nil); r.Sent != 0 {
+		t.Errorf("%d hashes after the end", r.Sent)
+	}
+}
+
 func TestReportNamesBoundsAndFigures(t *testing.T) {
 	login := result(mix{name: "login", what: "sign in", hashes: true}, 20*time.Millisecond, map[string]int{"x": 2})
-	login.hash = 80 * time.Millisecond
+	login.hash = result(mix{}, 12500*time.Microsecond, nil).Result
 	limits := result(mix{name: "limits", what: "one key", refusing: 10}, time.Millisecond, nil)
 	limits.passed = 20
 	text := report([]measured{login, limits}, settings{p95: 50 * time.Millisecond, p99: 100 * time.Millisecond, rates: rates{}})
 	for _, want := range []string{
-		"| login: sign in | 100 | 20.0 ms | 20.0 ms | 20.0 ms | 20.0 ms | 50 and 100 ms beyond a hash, which alone takes up to 80.0 ms | 2 of 100 |",
+		"| login: sign in | 100 | 20.0 ms | 20.0 ms | 20.0 ms | 20.0 ms | 50 and 100 ms more than a hash alone; it is 7.5 ms and 7.5 ms more | 2 of 100 |\n| a hash alone, in turn with those | 100 | 12.5 ms | 12.5 ms | 12.5 ms | 12.5 ms |  | 0 of 100 |",
 		"| limits: one key; 20 of 100 passed | 100 | 1.0 ms |",
 	} {
 		if !strings.Contains(text, want) {

@@ -9,14 +9,14 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/keywarden/keywarden/pkg/faulttest"
+	"github.com/keywarden/keywarden/pkg/loadtest"
 	"github.com/keywarden/keywarden/pkg/pglocal/pgtest"
 	"github.com/keywarden/keywarden/pkg/seal"
 )
@@ -330,30 +330,14 @@ func TestMigrationGivesWayToALongTransaction(t *testing.T) {
 	url := pgtest.Empty(t)
 	migrateTo(t, url, blockedAt)
 	fill(t, open(t, url))
+	readers := newReaders(t, url)
+	before := readers.run(t, nil)
 	release := holdLock(t, url)
 
 	// Requests that read the table go on: none of them waits for more than a moment behind
 	// the migration, which by itself would wait for the end of the transaction.
-	ctx, cancel := context.WithCancel(t.Context())
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer cancel()
-	for range 4 {
-		conn := open(t, url)
-		if _, err := conn.Exec(ctx, `SET lock_timeout = '5s'`); err != nil {
-			t.Fatal(err)
-		}
-		readers.Go(func() {
-			for ctx.Err() == nil {
-				_, err := conn.Exec(ctx, `SELECT count(*) FROM `+blockedTable)
-				var pg *pgconn.PgError
-				if errors.As(err, &pg) && ctx.Err() == nil {
-					t.Errorf("a reader: %v", err)
-					return
-				}
-			}
-		})
-	}
+	stop, meanwhile := make(chan struct{}), make(chan *loadtest.Result, 1)
+	go func() { meanwhile <- readers.run(t, stop) }()
 
 	m, err := newMigrator(t.Context(), seal.NewSecret(url), slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -365,12 +349,62 @@ func TestMigrationGivesWayToALongTransaction(t *testing.T) {
 	if !errors.Is(err, ErrSchemaLocked) {
 		t.Errorf("error %v", err)
 	}
+	close(stop)
+	blocked := <-meanwhile
 	status, err := ReadSchemaStatus(t.Context(), seal.NewSecret(url))
 	if err != nil || status.Version != blockedAt || status.Dirty {
 		t.Errorf("after it gave up: %+v, %v", status, err)
 	}
 	release()
+
+	stop = make(chan struct{})
+	go func() { meanwhile <- readers.run(t, stop) }()
 	if status, err = migrateAt(t, url); err != nil || !status.Current() {
 		t.Errorf("without the transaction: %+v, %v", status, err)
 	}
+	close(stop)
+	through := <-meanwhile
+
+	for _, r := range []*loadtest.Result{before, blocked, through} {
+		if r.Sent == 0 || r.Failed > 0 {
+			t.Errorf("%d of %d reads failed: %v", r.Failed, r.Sent, r.Failures)
+		}
+	}
+	at := func(r *loadtest.Result, q float64) float64 { return r.Latency.Quantile(q).Seconds() * 1e3 }
+	faulttest.Measured(t, "REL-07", "%.0f reads a second of the table, 0 failed; 99th percentile %.1f ms before; while a transaction keeps the migration waiting: median %.1f ms, 99th percentile %.1f ms, longest %.1f ms of %d; while all migrations go through: longest %.1f ms of %d",
+		readsASecond, at(before, 0.99), at(blocked, 0.5), at(blocked, 0.99), at(blocked, 1), blocked.Sent, at(through, 1), through.Sent)
+}
+
+// readsASecond is small: what waits is to be seen, not what the machine can do.
+const readsASecond = 100.0
+
+// readers are connections that read the table. A read that waits for as long as the
+// transaction takes, in place of the moment that the migration tries, fails.
+type readers []*pgx.Conn
+
+func newReaders(t *testing.T, url string) (r readers) {
+	t.Helper()
+	for range 40 { // those that come while one attempt of the migration waits, and more
+		conn := open(t, url)
+		if _, err := conn.Exec(t.Context(), `SET lock_timeout = '2s'`); err != nil {
+			t.Fatal(err)
+		}
+		r = append(r, conn)
+	}
+	return r
+}
+
+// run reads at a constant rate until it is told to stop, or for two seconds.
+func (r readers) run(t *testing.T, stop <-chan struct{}) *loadtest.Result {
+	plan := loadtest.Plan{
+		Rate: readsASecond, Duration: 2 * time.Second, Workers: len(r), Stop: stop,
+		Do: func(ctx context.Context, worker, _ int) error {
+			_, err := r[worker].Exec(ctx, `SELECT count(*) FROM `+blockedTable)
+			return err
+		},
+	}
+	if stop != nil {
+		plan.Duration = patience
+	}
+	return loadtest.Run(t.Context(), plan)
 }
