@@ -401,6 +401,7 @@ func TestOneReplicaWritesAndAnotherTakesOver(t *testing.T) {
 		}
 	}
 	eventually(t, "a status", written("a"))
+	eventually(t, "those of the Gateway API", func() bool { return len(s.Writes()) == 3 }) // in no order
 	second := start(t, s, "two")
 	holder := func() string {
 		spec, _ := s.Get("Lease", "keywarden", "keywarden-status")["spec"].(kubernetestest.Object)

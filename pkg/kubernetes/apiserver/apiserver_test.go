@@ -229,3 +229,41 @@ func FuzzEvent(f *testing.F) {
 		}
 	})
 }
+
+// Follow is for who has retries of its own: it ends with what fails, and only with that.
+func TestFollowEndsWithTheFirstFailure(t *testing.T) {
+	follow := func(t *testing.T, s *kubernetestest.Server, most int) (c *apiserver.Collection[object.Namespace, *object.Namespace], ended chan error) {
+		t.Helper()
+		c = apiserver.NewCollection[object.Namespace](apiserver.Options{Client: client(t, s), Path: namespaces, Labels: "team=a", Most: most, Changed: func() {}})
+		ended = make(chan error, 1)
+		run(t, func(ctx context.Context) { ended <- c.Follow(ctx) })
+		return c, ended
+	}
+	named := func(i int) string {
+		return fmt.Sprintf("kind: Namespace\nmetadata: {name: n%d, labels: {team: a}}", i)
+	}
+	s := kubernetestest.New(t)
+	s.Apply("kind: Namespace\nmetadata: {name: other, labels: {team: b}}")
+	s.Apply(named(0))
+	c, ended := follow(t, s, 2)
+	eventually(t, "a watch", func() bool { return s.Watches() == 1 && len(c.Objects()) == 1 })
+	s.Compact(nil) // no failure: it lists again
+	s.Apply(named(1))
+	eventually(t, "the second", func() bool { return len(c.Objects()) == 2 && s.Watches() == 1 })
+	select {
+	case err := <-ended:
+		t.Fatal(err)
+	default:
+	}
+	s.Apply(named(2))
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "more than 2 objects") {
+		t.Errorf("beyond the bound, of a watch: %v", err)
+	}
+	if _, ended = follow(t, s, 2); !strings.Contains(fmt.Sprint(<-ended), "more than 2 objects") {
+		t.Error("beyond the bound, of a list: no error says so")
+	}
+	s.Down(503)
+	if _, ended = follow(t, s, 0); apiserver.Status(<-ended) != http.StatusServiceUnavailable {
+		t.Error("the failure of a list does not end it")
+	}
+}

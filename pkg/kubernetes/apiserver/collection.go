@@ -26,20 +26,17 @@ const (
 	absentPause = 30 * time.Second // before a kind that the cluster does not have is asked for again
 
 	pageSize = 250
-	// MaxObjects bounds the objects of a collection.
+	// MaxObjects bounds the objects of a collection that has no smaller bound.
 	MaxObjects = 50_000
 )
 
 // Collection is the objects of one kind, as far as they are known. All methods are safe
-// for concurrent use.
+// for concurrent use, but one of Run and Follow at a time.
 type Collection[T any, P interface {
 	*T
 	Meta() *object.Meta
 }] struct {
-	client   *Client
-	path     string
-	optional bool
-	changed  func()
+	options Options
 
 	mu      sync.Mutex // guards what follows
 	objects map[string]P
@@ -56,8 +53,18 @@ type Options struct {
 	// Path is that of the list, such as /apis/networking.k8s.io/v1/ingresses.
 	Path string
 
+	// Labels, unless it is empty, selects the objects that have these: name=value.
+	Labels string
+
 	// Optional kinds need not exist in the cluster: then there are none.
 	Optional bool
+
+	// Strict takes an object that cannot be read for a failure. Otherwise it is as if it
+	// were not there, so that whoever made it keeps no others from being seen.
+	Strict bool
+
+	// Most bounds the objects; 0 is MaxObjects.
+	Most int
 
 	// Changed is called when objects have changed, or what is known of their freshness.
 	// It must return at once.
@@ -69,7 +76,10 @@ func NewCollection[T any, P interface {
 	*T
 	Meta() *object.Meta
 }](o Options) *Collection[T, P] {
-	return &Collection[T, P]{client: o.Client, path: o.Path, optional: o.Optional, changed: o.Changed, objects: map[string]P{}}
+	if o.Most == 0 {
+		o.Most = MaxObjects
+	}
+	return &Collection[T, P]{options: o, objects: map[string]P{}}
 }
 
 // Objects are the objects that are known, in no order. They must not be changed.
@@ -97,16 +107,12 @@ func (c *Collection[T, P]) Run(ctx context.Context) {
 	pause := firstPause
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := c.round(ctx)
+		err := c.Follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		wait := firstPause
-		switch {
-		case errors.Is(err, errGone): // nothing is wrong: the version was too old
-		case errors.Is(err, errAbsent):
-			wait = absentPause
-		default:
+		wait := absentPause
+		if !errors.Is(err, errAbsent) {
 			c.fail(err)
 			if time.Since(began) > longest {
 				pause = firstPause // it went well for long
@@ -115,6 +121,19 @@ func (c *Collection[T, P]) Run(ctx context.Context) {
 		}
 		if !sleep(ctx, wait) {
 			return
+		}
+	}
+}
+
+// Follow follows the objects until something fails or ctx ends: it is Run for who has
+// retries of its own. The error is never nil. That a version was too old is no failure.
+func (c *Collection[T, P]) Follow(ctx context.Context) error {
+	for {
+		if err := c.round(ctx); !errors.Is(err, errGone) {
+			return err
+		}
+		if !sleep(ctx, firstPause) {
+			return ctx.Err()
 		}
 	}
 }
@@ -157,7 +176,7 @@ func (c *Collection[T, P]) round(ctx context.Context) error {
 func (c *Collection[T, P]) List(ctx context.Context) error {
 	objects := map[string]P{}
 	var version string
-	query, limit := url.Values{}, pageSize
+	query, limit := c.query(), pageSize
 	for {
 		query.Set("limit", strconv.Itoa(limit))
 		var page struct {
@@ -167,7 +186,7 @@ func (c *Collection[T, P]) List(ctx context.Context) error {
 			} `json:"metadata"`
 			Items []json.RawMessage `json:"items"`
 		}
-		err := c.client.Do(ctx, http.MethodGet, c.path, query, nil, &page)
+		err := c.options.Client.Do(ctx, http.MethodGet, c.options.Path, query, nil, &page)
 		if errors.Is(err, registry.ErrTooLong) && limit > 1 {
 			limit = max(limit/4, 1) // somebody's objects are large: that must not keep those of others from here
 			continue
@@ -177,13 +196,16 @@ func (c *Collection[T, P]) List(ctx context.Context) error {
 		}
 		for _, item := range page.Items {
 			o := P(new(T))
-			if err := json.Unmarshal(item, o); err != nil {
-				continue // a field of another type than it should have: as if the object were not there
+			err := json.Unmarshal(item, o)
+			switch {
+			case err == nil:
+				objects[o.Meta().Key()] = o
+			case c.options.Strict: // a field of another type than it should have
+				return fmt.Errorf("%s: an object of the list is not what it should be: %w", c.options.Path, err)
 			}
-			objects[o.Meta().Key()] = o
 		}
-		if len(objects) > MaxObjects {
-			return fmt.Errorf("%s: there are more than %d objects", c.path, MaxObjects)
+		if len(objects) > c.options.Most {
+			return c.tooMany()
 		}
 		version = page.Metadata.ResourceVersion
 		if page.Metadata.Continue == "" {
@@ -192,13 +214,25 @@ func (c *Collection[T, P]) List(ctx context.Context) error {
 		query.Set("continue", page.Metadata.Continue)
 	}
 	if version == "" {
-		return fmt.Errorf("%s: the list has no resourceVersion", c.path)
+		return fmt.Errorf("%s: the list has no resourceVersion", c.options.Path)
 	}
 	c.mu.Lock()
 	c.objects, c.version, c.synced, c.seen, c.failure = objects, version, true, true, nil
 	c.mu.Unlock()
-	c.changed()
+	c.options.Changed()
 	return nil
+}
+
+// query begins the parameters of a request.
+func (c *Collection[T, P]) query() url.Values {
+	if c.options.Labels == "" {
+		return url.Values{}
+	}
+	return url.Values{"labelSelector": {c.options.Labels}}
+}
+
+func (c *Collection[T, P]) tooMany() error {
+	return fmt.Errorf("%s: there are more than %d objects", c.options.Path, c.options.Most)
 }
 
 // listed says what the error of a list means.
@@ -208,14 +242,14 @@ func (c *Collection[T, P]) listed(err error) error {
 		return errGone
 	case http.StatusNotFound:
 		c.mu.Lock()
-		absent := c.optional && !c.seen // a kind that was there does not just go
+		absent := c.options.Optional && !c.seen // a kind that was there does not just go
 		news := absent && !c.synced
 		if absent {
 			c.synced, c.failure = true, nil
 		}
 		c.mu.Unlock()
 		if news {
-			c.changed()
+			c.options.Changed()
 		}
 		if absent {
 			return errAbsent
@@ -229,7 +263,7 @@ func (c *Collection[T, P]) fail(err error) {
 	c.mu.Lock()
 	c.failure = err
 	c.mu.Unlock()
-	c.changed()
+	c.options.Changed()
 }
 
 // watch takes over what changes, until the server ends it in its own time (nil).
@@ -239,20 +273,22 @@ func (c *Collection[T, P]) watch(ctx context.Context) (err error) {
 	defer cancel()
 	defer func() {
 		if !errors.Is(err, errGone) {
-			c.client.failed(err)
+			c.options.Client.failed(err)
 		}
 	}()
-	client, err := c.client.client()
+	client, err := c.options.Client.client()
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	version := c.version
 	c.mu.Unlock()
-	r, err := c.client.request(ctx, http.MethodGet, c.path, url.Values{
-		"watch": {"1"}, "allowWatchBookmarks": {"true"}, "resourceVersion": {version},
-		"timeoutSeconds": {strconv.Itoa(int(span.Seconds()))},
-	}, nil)
+	query := c.query()
+	query.Set("watch", "1")
+	query.Set("allowWatchBookmarks", "true")
+	query.Set("resourceVersion", version)
+	query.Set("timeoutSeconds", strconv.Itoa(int(span.Seconds())))
+	r, err := c.options.Client.request(ctx, http.MethodGet, c.options.Path, query, nil)
 	if err != nil {
 		return err
 	}
@@ -282,7 +318,10 @@ func (c *Collection[T, P]) event(line []byte) error {
 		return fmt.Errorf("the object of an event is not what it should be: %w", err)
 	}
 	o := P(new(T))
-	broken := json.Unmarshal(event.Object, o) != nil
+	broken := json.Unmarshal(event.Object, o)
+	if broken != nil && c.options.Strict && event.Type != "BOOKMARK" {
+		return fmt.Errorf("the object of an event is not what it should be: %w", broken)
+	}
 	c.mu.Lock()
 	if known.Metadata.ResourceVersion != "" {
 		c.version = known.Metadata.ResourceVersion
@@ -291,17 +330,17 @@ func (c *Collection[T, P]) event(line []byte) error {
 	case event.Type == "BOOKMARK":
 		c.mu.Unlock()
 		return nil
-	case event.Type == "DELETED", broken: // one that cannot be read is as if it were not there
+	case event.Type == "DELETED", broken != nil: // one that cannot be read is as if it were not there
 		delete(c.objects, known.Metadata.Key())
 	default:
 		c.objects[known.Metadata.Key()] = o
 	}
-	many := len(c.objects) > MaxObjects
+	many := len(c.objects) > c.options.Most
 	c.mu.Unlock()
 	if many {
-		return fmt.Errorf("%s: there are more than %d objects", c.path, MaxObjects)
+		return c.tooMany()
 	}
-	c.changed()
+	c.options.Changed()
 	return nil
 }
 

@@ -61,9 +61,15 @@ type Server struct {
 	log     []change
 	writes  []string // method and path of each
 	lists   int
-	watches int             // that are open
+	watches map[*watch]bool // that are open
 	down    int             // the status of all answers, when it is not 0
 	odd     map[string]bool // names of the objects whose statuses are not acceptable
+}
+
+// watch is an open watch.
+type watch struct {
+	ends  bool          // it is to end when it has told everything
+	ended chan struct{} // closed then
 }
 
 type change struct {
@@ -75,7 +81,7 @@ type change struct {
 // New starts a server that ends with the test.
 func New(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, changed: make(chan struct{}), version: 1000, kinds: kinds(), objects: map[string]Object{}}
+	s := &Server{t: t, changed: make(chan struct{}), version: 1000, kinds: kinds(), objects: map[string]Object{}, watches: map[*watch]bool{}}
 	s.Server = httptest.NewTLSServer(s)
 	t.Cleanup(func() {
 		s.CloseClientConnections()
@@ -204,12 +210,20 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, kind, namespace s
 		return
 	}
 	_ = http.NewResponseController(w).Flush()
-	s.watching(1)
-	defer s.watching(-1)
+	mine := &watch{ended: make(chan struct{})}
+	s.mu.Lock()
+	s.watches[mine] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watches, mine)
+		s.mu.Unlock()
+		close(mine.ended)
+	}()
 	enc := json.NewEncoder(w)
 	for {
 		s.mu.Lock()
-		changed, gone, down := s.changed, from < s.oldest, s.down
+		changed, gone, down, ended := s.changed, from < s.oldest, s.down, mine.ends
 		var events []Object
 		for _, c := range s.log {
 			if o, _ := c.event["object"].(Object); c.version > from && (c.path == kind || c.path == "") && (c.path == "" || wanted(r, namespace, o)) {
@@ -227,6 +241,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, kind, namespace s
 			_ = enc.Encode(e)
 		}
 		_ = http.NewResponseController(w).Flush()
+		if ended {
+			return
+		}
 		select {
 		case <-changed:
 		case <-r.Context().Done():
@@ -235,17 +252,11 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, kind, namespace s
 	}
 }
 
-func (s *Server) watching(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.watches += n
-}
-
 // Watches is how many watches are open.
 func (s *Server) Watches() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.watches
+	return len(s.watches)
 }
 
 func (s *Server) get(w http.ResponseWriter, kind, namespace, name string) {
@@ -465,6 +476,29 @@ func (s *Server) Compact(quietly func()) {
 	s.oldest, s.log = s.version, nil
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// Forget makes all versions before this one too old. Nobody is told.
+func (s *Server) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.oldest, s.log = s.version, nil
+}
+
+// HangUp ends all watches, as the server does in its own time, and returns when they
+// have told of everything until now.
+func (s *Server) HangUp() {
+	s.mu.Lock()
+	open := slices.Collect(maps.Keys(s.watches))
+	for _, w := range open {
+		w.ends = true
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+	for _, w := range open {
+		<-w.ended
+	}
 }
 
 // Down makes all answers an error of that status, and ends all watches; 0 ends it.

@@ -1,13 +1,16 @@
 package kubernetes
 
-import "github.com/keywarden/keywarden/pkg/gateway/discovery"
+import (
+	"encoding/json"
 
-// Event returns what one event of a watch makes of an empty service.
-func Event(line []byte) (found []discovery.Found, err error) {
-	f := &follow{
-		config: &Config{PortName: "http"}, slices: map[string]slice{},
-		publish: func(list []discovery.Found) { found = list },
+	"github.com/keywarden/keywarden/pkg/gateway/discovery"
+)
+
+// Endpoints returns what is published of a service with this one slice.
+func Endpoints(text []byte) ([]discovery.Found, error) {
+	var s slice
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, err
 	}
-	err = f.event(line)
-	return found, err
+	return endpoints([]*slice{&s}, &Config{PortName: "http"}), nil
 }

@@ -7,14 +7,12 @@ import (
 	"strconv"
 
 	"github.com/keywarden/keywarden/pkg/gateway/discovery"
+	"github.com/keywarden/keywarden/pkg/kubernetes/object"
 )
 
 // slice is what is read of an EndpointSlice.
 type slice struct {
-	Metadata struct {
-		Name            string `json:"name"`
-		ResourceVersion string `json:"resourceVersion"`
-	} `json:"metadata"`
+	object.Object
 	AddressType string `json:"addressType"` // IPv4, IPv6; FQDN is not used
 	Endpoints   []struct {
 		Addresses  []string `json:"addresses"` // all reach the same; the first is used
@@ -33,12 +31,12 @@ type slice struct {
 // endpoints are the ready endpoints of the service at the wanted port. A service
 // of both families has each of its pods in two slices: those of one are taken, of
 // IPv4 where it has ready ones.
-func endpoints(all map[string]slice, c *Config) []discovery.Found {
+func endpoints(all []*slice, c *Config) []discovery.Found {
 	for _, family := range []string{"IPv4", "IPv6"} {
 		var found []discovery.Found
-		for name, s := range all {
+		for _, s := range all {
 			if s.AddressType == family {
-				found = append(found, s.ready(name, c)...)
+				found = append(found, s.ready(c)...)
 			}
 		}
 		if len(found) > 0 {
@@ -50,7 +48,7 @@ func endpoints(all map[string]slice, c *Config) []discovery.Found {
 
 // ready lists the ready endpoints of a slice. Where it has some, but not the port,
 // that is one entry with an error.
-func (s *slice) ready(name string, c *Config) []discovery.Found {
+func (s *slice) ready(c *Config) []discovery.Found {
 	port := s.port(c)
 	var found []discovery.Found
 	for _, e := range s.Endpoints {
@@ -59,7 +57,7 @@ func (s *slice) ready(name string, c *Config) []discovery.Found {
 		}
 		if port == 0 {
 			wanted := cmp.Or(c.PortName, strconv.Itoa(c.PortNumber))
-			return []discovery.Found{{Err: fmt.Errorf("the EndpointSlice %.100q has no TCP port %s", name, wanted)}}
+			return []discovery.Found{{Err: fmt.Errorf("the EndpointSlice %.100q has no TCP port %s", s.Metadata.Name, wanted)}}
 		}
 		f := discovery.Found{Host: net.JoinHostPort(e.Addresses[0], strconv.Itoa(port))}
 		if e.Zone != nil {
