@@ -67,12 +67,12 @@ func alertSpec(name string, channels ...string) alert.Spec {
 }
 
 func (w *world) alertChannel(name string) alert.Channel {
-	w.t.Helper()
+	w.T.Helper()
 	s := w.alerts(nil)
-	ch, err := s.CreateChannel(w.t.Context(), alert.ChannelSpec{
+	ch, err := s.CreateChannel(w.T.Context(), alert.ChannelSpec{
 		Name: name, Kind: alert.Slack, Enabled: true, URL: seal.NewSecret("https://hooks.example.com/" + name),
 	})
-	w.must(err)
+	w.Must(err)
 	return ch
 }
 
@@ -88,9 +88,9 @@ func (w *world) alerts(sender alert.Sender) *alert.Service {
 }
 
 func (w *world) alertRule(spec alert.Spec) alert.Rule {
-	w.t.Helper()
-	r, err := w.alerts(nil).CreateRule(w.t.Context(), spec)
-	w.must(err)
+	w.T.Helper()
+	r, err := w.alerts(nil).CreateRule(w.T.Context(), spec)
+	w.Must(err)
 	return r
 }
 
@@ -171,7 +171,7 @@ func TestAlertFiresOnceOverThreeReplicasWithOneKilled(t *testing.T) {
 			figure.value.Store(0)
 			eventually(t, "its end is told", func() bool { return len(to.counts()[alert.EventResolved]) > 0 })
 			eventually(t, "everything is delivered", func() bool {
-				return w.number(`SELECT count(*) FROM alert_deliveries WHERE state = 'delivered'`) == 2
+				return w.Number(`SELECT count(*) FROM alert_deliveries WHERE state = 'delivered'`) == 2
 			})
 			deaths := stop()
 
@@ -190,10 +190,10 @@ func TestAlertFiresOnceOverThreeReplicasWithOneKilled(t *testing.T) {
 			if most := map[string]int{"finish": 1}[at]; repeats != most {
 				t.Errorf("%d repetitions, want %d", repeats, most)
 			}
-			if n := w.number(`SELECT count(*) FROM alerts`); n != 1 {
+			if n := w.Number(`SELECT count(*) FROM alerts`); n != 1 {
 				t.Errorf("%d alerts", n)
 			}
-			if n := w.number(`SELECT count(*) FROM alert_deliveries`); n != 2 {
+			if n := w.Number(`SELECT count(*) FROM alert_deliveries`); n != 2 {
 				t.Errorf("%d deliveries", n)
 			}
 			got, err := w.AlertRule(t.Context(), rule.ID)
@@ -261,7 +261,7 @@ func TestOnlyOneReplicaHasARule(t *testing.T) {
 		}
 		return nil
 	})
-	w.must(errors.Join(errs...))
+	w.Must(errors.Join(errs...))
 	if len(holders) != 20 {
 		t.Errorf("%d rules were taken", len(holders))
 	}
@@ -278,7 +278,7 @@ func TestRuleThatWasTakenOverOrChangedIsNotCommitted(t *testing.T) {
 	r := w.alertRule(alertSpec("errors", ch.ID))
 	claim := func(replica string) alert.Claim {
 		t.Helper()
-		w.exec(`UPDATE alert_rules SET next_at = now(), leased_until = now()`)
+		w.Exec(`UPDATE alert_rules SET next_at = now(), leased_until = now()`)
 		list, err := w.ClaimAlertRules(t.Context(), replica, time.Hour, time.Hour, 10)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("%d claims, %v", len(list), err)
@@ -291,7 +291,7 @@ func TestRuleThatWasTakenOverOrChangedIsNotCommitted(t *testing.T) {
 	}
 	for name, meanwhile := range map[string]func(){
 		"taken over": func() { claim("b") },
-		"changed":    func() { _, err := w.UpdateAlertRule(t.Context(), r, nil, noted("test", r.ID)); w.must(err) },
+		"changed":    func() { _, err := w.UpdateAlertRule(t.Context(), r, nil, noted("test", r.ID)); w.Must(err) },
 	} {
 		c := claim("a")
 		meanwhile()
@@ -299,7 +299,7 @@ func TestRuleThatWasTakenOverOrChangedIsNotCommitted(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, mine, err)
 		}
 	}
-	if n := w.number(`SELECT (SELECT count(*) FROM alerts) + (SELECT count(*) FROM alert_deliveries)`); n != 0 {
+	if n := w.Number(`SELECT (SELECT count(*) FROM alerts) + (SELECT count(*) FROM alert_deliveries)`); n != 0 {
 		t.Errorf("%d rows were written", n)
 	}
 	c := claim("c")
@@ -311,7 +311,7 @@ func TestRuleThatWasTakenOverOrChangedIsNotCommitted(t *testing.T) {
 	if _, err := w.CommitAlertRule(t.Context(), c, fires(c)); err == nil {
 		t.Error("a rule fires twice")
 	}
-	if n := w.number(`SELECT count(*) FROM alert_deliveries`); n != 1 {
+	if n := w.Number(`SELECT count(*) FROM alert_deliveries`); n != 1 {
 		t.Errorf("%d deliveries", n)
 	}
 }
@@ -327,8 +327,8 @@ func TestEndOfARuleIsToldToThoseWhoKnowOfItsAlert(t *testing.T) {
 		figure := &setFigure{}
 		figure.value.Store(50)
 		e := alert.NewEvaluator(alert.EvaluatorOptions{Store: w.Store, Figures: figure, Replica: "a", Logger: slog.New(slog.DiscardHandler)})
-		w.must(e.Round(t.Context()))
-		if n := w.number(`SELECT count(*) FROM alert_deliveries WHERE event = 'alert.firing'`); n != 1 {
+		w.Must(e.Round(t.Context()))
+		if n := w.Number(`SELECT count(*) FROM alert_deliveries WHERE event = 'alert.firing'`); n != 1 {
 			t.Fatalf("%d deliveries", n)
 		}
 		spec := alertSpec("errors", other.ID) // who was not told
@@ -339,7 +339,7 @@ func TestEndOfARuleIsToldToThoseWhoKnowOfItsAlert(t *testing.T) {
 				t.Errorf("%+v, %v", got, err)
 			}
 		} else {
-			w.must(service.DeleteRule(t.Context(), r.ID))
+			w.Must(service.DeleteRule(t.Context(), r.ID))
 			if _, err := service.Rule(t.Context(), r.ID); !errors.Is(err, alert.ErrRuleNotFound) {
 				t.Error(err)
 			}
@@ -348,10 +348,10 @@ func TestEndOfARuleIsToldToThoseWhoKnowOfItsAlert(t *testing.T) {
 		if err != nil || len(list) != 1 || list[0].State != alert.Resolved || !strings.Contains(list[0].Reason, how) {
 			t.Errorf("%s: %+v, %v", how, list, err)
 		}
-		if n := w.number(`SELECT count(*) FROM alert_deliveries WHERE event = 'alert.resolved' AND channel_id = $1`, ch.ID); n != 1 {
+		if n := w.Number(`SELECT count(*) FROM alert_deliveries WHERE event = 'alert.resolved' AND channel_id = $1`, ch.ID); n != 1 {
 			t.Errorf("%s: %d deliveries to who was told", how, n)
 		}
-		if n := w.number(`SELECT count(*) FROM alert_deliveries WHERE channel_id = $1`, other.ID); n != 0 {
+		if n := w.Number(`SELECT count(*) FROM alert_deliveries WHERE channel_id = $1`, other.ID); n != 0 {
 			t.Errorf("%s: %d deliveries to who was not", how, n)
 		}
 	}
@@ -364,10 +364,10 @@ func TestDeliveriesAreTriedAgainGivenUpAndRevived(t *testing.T) {
 	figure := &setFigure{}
 	figure.value.Store(50)
 	e := alert.NewEvaluator(alert.EvaluatorOptions{Store: w.Store, Figures: figure, Replica: "a", Logger: slog.New(slog.DiscardHandler)})
-	w.must(e.Round(t.Context()))
+	w.Must(e.Round(t.Context()))
 	figure.value.Store(0)
-	w.exec(`UPDATE alert_rules SET next_at = now()`)
-	w.must(e.Round(t.Context()))
+	w.Exec(`UPDATE alert_rules SET next_at = now()`)
+	w.Must(e.Round(t.Context()))
 
 	down := true
 	var tried []string
@@ -382,8 +382,8 @@ func TestDeliveriesAreTriedAgainGivenUpAndRevived(t *testing.T) {
 		Outbox: w.Store, Ring: w.ring, Senders: map[alert.Kind]alert.Sender{alert.Slack: to}, Replica: "a", Logger: slog.New(slog.DiscardHandler),
 	})
 	for range alert.MaxAttempts + 2 {
-		w.must(d.Round(t.Context()))
-		w.exec(`UPDATE alert_deliveries SET next_at = now() WHERE event = 'alert.firing' AND state = 'pending'`)
+		w.Must(d.Round(t.Context()))
+		w.Exec(`UPDATE alert_deliveries SET next_at = now() WHERE event = 'alert.firing' AND state = 'pending'`)
 		if len(tried) < alert.MaxAttempts && strings.Contains(strings.Join(tried, " "), "resolved") {
 			t.Fatal("the end was sent before the beginning was out of the way")
 		}
@@ -403,11 +403,11 @@ func TestDeliveriesAreTriedAgainGivenUpAndRevived(t *testing.T) {
 	if err != nil || again.State != alert.DeliveryPending || again.Attempts != 0 {
 		t.Errorf("%+v, %v", again, err)
 	}
-	w.exec(`UPDATE alert_deliveries SET next_at = now()`)
-	w.must(d.Round(t.Context()))
-	w.exec(`UPDATE alert_deliveries SET next_at = now()`)
-	w.must(d.Round(t.Context()))
-	if n := w.number(`SELECT count(*) FROM alert_deliveries WHERE state = 'delivered'`); n != 2 {
+	w.Exec(`UPDATE alert_deliveries SET next_at = now()`)
+	w.Must(d.Round(t.Context()))
+	w.Exec(`UPDATE alert_deliveries SET next_at = now()`)
+	w.Must(d.Round(t.Context()))
+	if n := w.Number(`SELECT count(*) FROM alert_deliveries WHERE state = 'delivered'`); n != 2 {
 		t.Errorf("%d are delivered", n)
 	}
 	for _, id := range []string{dead[0].ID, newID(), "x"} {
@@ -423,7 +423,7 @@ func TestLateResultDoesNotOverruleTheNextAttempt(t *testing.T) {
 	w.alertRule(alertSpec("errors", ch.ID))
 	figure := &setFigure{}
 	figure.value.Store(50)
-	w.must(alert.NewEvaluator(alert.EvaluatorOptions{Store: w.Store, Figures: figure, Replica: "a", Logger: slog.New(slog.DiscardHandler)}).Round(t.Context()))
+	w.Must(alert.NewEvaluator(alert.EvaluatorOptions{Store: w.Store, Figures: figure, Replica: "a", Logger: slog.New(slog.DiscardHandler)}).Round(t.Context()))
 	first, err := w.ClaimAlertDeliveries(t.Context(), "a", time.Hour, 10)
 	if err != nil || len(first) != 1 || first[0].Notification.Alert.Rule != "errors" || first[0].Notification.ID != first[0].ID {
 		t.Fatalf("%+v, %v", first, err)
@@ -431,7 +431,7 @@ func TestLateResultDoesNotOverruleTheNextAttempt(t *testing.T) {
 	if list, err := w.ClaimAlertDeliveries(t.Context(), "b", time.Hour, 10); len(list) != 0 || err != nil {
 		t.Fatalf("another replica takes it too: %v, %v", list, err)
 	}
-	w.exec(`UPDATE alert_deliveries SET leased_until = now()`)
+	w.Exec(`UPDATE alert_deliveries SET leased_until = now()`)
 	second, err := w.ClaimAlertDeliveries(t.Context(), "b", time.Hour, 10)
 	if err != nil || len(second) != 1 || second[0].ID != first[0].ID || second[0].Attempts != 2 {
 		t.Fatalf("%+v, %v", second, err)
@@ -452,10 +452,10 @@ func TestChannelSecretsAreSealedForTheirRow(t *testing.T) {
 	service := w.alerts(to)
 	const canary = "canary-path-9Xk2"
 	one, err := service.CreateChannel(t.Context(), alert.ChannelSpec{Name: "one", Kind: alert.Slack, Enabled: true, URL: seal.NewSecret("https://hooks.example.com/" + canary)})
-	w.must(err)
+	w.Must(err)
 	two := w.alertChannel("two")
 	for _, table := range []string{"alert_channels", "audit_log"} {
-		if n := w.number(`SELECT count(*) FROM ` + table + ` r WHERE r::text LIKE '%canary%' OR r::text LIKE '%` + fmt.Sprintf("%x", canary) + `%'`); n != 0 {
+		if n := w.Number(`SELECT count(*) FROM ` + table + ` r WHERE r::text LIKE '%canary%' OR r::text LIKE '%` + fmt.Sprintf("%x", canary) + `%'`); n != 0 {
 			t.Errorf("the URL is in %s", table)
 		}
 	}
@@ -465,7 +465,7 @@ func TestChannelSecretsAreSealedForTheirRow(t *testing.T) {
 	if _, err := service.TestChannel(t.Context(), one.ID); err != nil || len(to.seen) != 1 || to.seen[0].Event != alert.EventTest {
 		t.Errorf("%v, %v", err, to.seen)
 	}
-	w.exec(`UPDATE alert_channels SET sealed = (SELECT sealed FROM alert_channels WHERE id = $1) WHERE id = $2`, one.ID, two.ID)
+	w.Exec(`UPDATE alert_channels SET sealed = (SELECT sealed FROM alert_channels WHERE id = $1) WHERE id = $2`, one.ID, two.ID)
 	if _, err := service.TestChannel(t.Context(), two.ID); !errors.Is(err, alert.ErrTestFailed) {
 		t.Errorf("moved: %v", err)
 	}
@@ -473,11 +473,11 @@ func TestChannelSecretsAreSealedForTheirRow(t *testing.T) {
 	if err != nil || updated.Version != 2 || updated.Name != "one more" {
 		t.Fatalf("%+v, %v", updated, err)
 	}
-	w.exec(`UPDATE alert_channels SET sealed = $2 WHERE id = $1`, one.ID, one.Sealed)
+	w.Exec(`UPDATE alert_channels SET sealed = $2 WHERE id = $1`, one.ID, one.Sealed)
 	if _, err := service.TestChannel(t.Context(), one.ID); !errors.Is(err, alert.ErrTestFailed) {
 		t.Errorf("an earlier version: %v", err)
 	}
-	w.exec(`UPDATE alert_channels SET sealed = $2 WHERE id = $1`, one.ID, updated.Sealed)
+	w.Exec(`UPDATE alert_channels SET sealed = $2 WHERE id = $1`, one.ID, updated.Sealed)
 }
 
 func TestChannelsAreSealedAnewUnderTheCurrentKey(t *testing.T) {
@@ -494,7 +494,7 @@ func TestChannelsAreSealedAnewUnderTheCurrentKey(t *testing.T) {
 	w.ring = ring(old)
 	ch, mail := w.alertChannel("ops"), alert.ChannelSpec{Name: "mail", Kind: alert.Email, Enabled: true, Recipients: []string{"ops@example.com"}}
 	_, err := w.alerts(nil).CreateChannel(t.Context(), mail)
-	w.must(err)
+	w.Must(err)
 	w.ring = ring(current, old)
 	for _, want := range []int{1, 0} {
 		if n, err := w.alerts(nil).Reseal(t.Context()); n != want || err != nil {
@@ -531,8 +531,8 @@ func TestAlertThingsAreListedNamedOnceAndBounded(t *testing.T) {
 	if rules, err = service.Rules(t.Context(), alert.RuleFilter{After: one.ID, Limit: 10}); err != nil || len(rules) != 1 || rules[0].ID != two.ID {
 		t.Errorf("%+v, %v", rules, err)
 	}
-	w.must(service.DeleteRule(t.Context(), one.ID))
-	w.must(service.DeleteChannel(t.Context(), ch.ID))
+	w.Must(service.DeleteRule(t.Context(), one.ID))
+	w.Must(service.DeleteChannel(t.Context(), ch.ID))
 	for _, id := range []string{one.ID, newID(), "x", strings.ToUpper(two.ID)} {
 		_, rule := service.Rule(t.Context(), id)
 		_, channel := service.Channel(t.Context(), id)
@@ -547,7 +547,7 @@ func TestAlertThingsAreListedNamedOnceAndBounded(t *testing.T) {
 			}
 		}
 	}
-	w.exec(`INSERT INTO alert_rules (id, version, name, enabled, spec) SELECT gen_random_uuid(), 1, 'n' || g, false, '{}' FROM generate_series(1, $1) g`, alert.MaxRules-1)
+	w.Exec(`INSERT INTO alert_rules (id, version, name, enabled, spec) SELECT gen_random_uuid(), 1, 'n' || g, false, '{}' FROM generate_series(1, $1) g`, alert.MaxRules-1)
 	if _, err := service.CreateRule(t.Context(), alertSpec("one more")); !errors.Is(err, alert.ErrFull) {
 		t.Error(err)
 	}
@@ -559,16 +559,16 @@ func TestSilencesHoldBackUntilTheirEnd(t *testing.T) {
 	ch := w.alertChannel("ops")
 	r, other := w.alertRule(alertSpec("errors", ch.ID)), w.alertRule(alertSpec("others"))
 	silence, err := service.Silence(t.Context(), alert.Silence{RuleID: r.ID, Ends: time.Now().Add(time.Hour), Comment: "deployment"})
-	w.must(err)
+	w.Must(err)
 	_, err = service.Silence(t.Context(), alert.Silence{Begins: time.Now().Add(time.Hour), Ends: time.Now().Add(2 * time.Hour)})
-	w.must(err)
+	w.Must(err)
 	if _, err := service.Silence(t.Context(), alert.Silence{RuleID: newID(), Ends: time.Now().Add(time.Hour)}); !errors.Is(err, alert.ErrRuleNotFound) {
 		t.Error(err)
 	}
 	silenced := func() map[string]bool {
-		w.exec(`UPDATE alert_rules SET next_at = now()`)
+		w.Exec(`UPDATE alert_rules SET next_at = now()`)
 		claims, err := w.ClaimAlertRules(t.Context(), "a", time.Hour, time.Hour, 10)
-		w.must(err)
+		w.Must(err)
 		found := map[string]bool{}
 		for _, c := range claims {
 			found[c.Rule.ID] = c.Silenced
@@ -582,7 +582,7 @@ func TestSilencesHoldBackUntilTheirEnd(t *testing.T) {
 	if err != nil || len(list) != 2 || list[1].Comment != "deployment" || list[1].RuleID != r.ID || list[0].RuleID != "" {
 		t.Errorf("%+v, %v", list, err)
 	}
-	w.must(service.EndSilence(t.Context(), silence.ID))
+	w.Must(service.EndSilence(t.Context(), silence.ID))
 	if err := service.EndSilence(t.Context(), silence.ID); !errors.Is(err, alert.ErrSilenceNotFound) {
 		t.Error(err)
 	}
@@ -593,19 +593,19 @@ func TestSilencesHoldBackUntilTheirEnd(t *testing.T) {
 		t.Errorf("%+v, %v", list, err)
 	}
 	// A silence that has not begun yet can be taken back, too.
-	w.must(service.EndSilence(t.Context(), list[0].ID))
+	w.Must(service.EndSilence(t.Context(), list[0].ID))
 }
 
 func TestAlertsArePruned(t *testing.T) {
 	w := newWorld(t)
 	ch := w.alertChannel("ops")
-	w.exec(`INSERT INTO alerts (id, rule_id, state, alert, fired_at, resolved_at) VALUES
+	w.Exec(`INSERT INTO alerts (id, rule_id, state, alert, fired_at, resolved_at) VALUES
 		($1, $4, 'resolved', '{}', now(), now() - interval '2 days'), ($2, $4, 'resolved', '{}', now(), now()), ($3, $4, 'firing', '{}', now() - interval '9 days', NULL)`,
 		newID(), newID(), newID(), newID())
-	w.exec(`INSERT INTO alert_deliveries (id, alert_id, channel_id, event, notification) SELECT gen_random_uuid(), id, $1, 'alert.firing', '{}' FROM alerts`, ch.ID)
-	w.exec(`INSERT INTO alert_silences VALUES ($1, NULL, now() - interval '3 days', now() - interval '2 days', '', '', now()), ($2, NULL, now(), now(), '', '', now())`, newID(), newID())
-	w.must(w.PruneAlerts(t.Context(), time.Now().Add(-24*time.Hour)))
-	if n := w.number(`SELECT (SELECT count(*) FROM alerts) * 100 + (SELECT count(*) FROM alert_deliveries) * 10 + (SELECT count(*) FROM alert_silences)`); n != 221 {
+	w.Exec(`INSERT INTO alert_deliveries (id, alert_id, channel_id, event, notification) SELECT gen_random_uuid(), id, $1, 'alert.firing', '{}' FROM alerts`, ch.ID)
+	w.Exec(`INSERT INTO alert_silences VALUES ($1, NULL, now() - interval '3 days', now() - interval '2 days', '', '', now()), ($2, NULL, now(), now(), '', '', now())`, newID(), newID())
+	w.Must(w.PruneAlerts(t.Context(), time.Now().Add(-24*time.Hour)))
+	if n := w.Number(`SELECT (SELECT count(*) FROM alerts) * 100 + (SELECT count(*) FROM alert_deliveries) * 10 + (SELECT count(*) FROM alert_silences)`); n != 221 {
 		t.Errorf("left are %d", n)
 	}
 }

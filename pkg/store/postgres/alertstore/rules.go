@@ -61,10 +61,7 @@ func (s *Store) InsertAlertRule(ctx context.Context, r alert.Rule, c changes.Cha
 		if err != nil {
 			return err
 		}
-		if err := setAlertChannels(ctx, tx, r); err != nil {
-			return err
-		}
-		out, err = oneAlertRule(ctx, tx, r.ID, "")
+		out, err = setAlertChannels(ctx, tx, r)
 		return err
 	})
 	return out, alertRuleError(err)
@@ -81,14 +78,19 @@ func alertRuleError(err error) error {
 	return err
 }
 
-func setAlertChannels(ctx context.Context, tx pgx.Tx, r alert.Rule) error {
+// setAlertChannels writes the channels of a rule, which is the end of writing it, and
+// returns it as it is then.
+func setAlertChannels(ctx context.Context, tx pgx.Tx, r alert.Rule) (alert.Rule, error) {
 	if _, err := tx.Exec(ctx, `DELETE FROM alert_rule_channels WHERE rule_id = $1`, r.ID); err != nil {
-		return err
+		return alert.Rule{}, err
 	}
 	_, err := tx.Exec(ctx, `
 		INSERT INTO alert_rule_channels (rule_id, channel_id, place)
 		SELECT $1, c, n FROM unnest($2::uuid[]) WITH ORDINALITY AS t (c, n)`, r.ID, r.Channels)
-	return err
+	if err != nil {
+		return alert.Rule{}, err
+	}
+	return oneAlertRule(ctx, tx, r.ID, "")
 }
 
 // UpdateAlertRule implements alert.Store.
@@ -112,10 +114,7 @@ func (s *Store) UpdateAlertRule(ctx context.Context, r alert.Rule, closing func(
 		if err != nil {
 			return err
 		}
-		if err := setAlertChannels(ctx, tx, r); err != nil {
-			return err
-		}
-		out, err = oneAlertRule(ctx, tx, r.ID, "")
+		out, err = setAlertChannels(ctx, tx, r)
 		return err
 	})
 	return out, alertRuleError(err)

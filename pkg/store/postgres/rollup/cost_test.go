@@ -33,7 +33,7 @@ func volumeEnd() time.Time { return time.Date(2020, 6, 28, 17, 0, 0, 0, time.UTC
 // than others. Counts are exact: they add up to the events, in each dimension.
 // Histograms have about as many buckets as such sums have, and any counts.
 func (w *world) fillAnalytics(v volume) {
-	w.t.Helper()
+	w.T.Helper()
 	end := volumeEnd()
 	r := &round{Tx: nil}
 	for _, level := range []struct {
@@ -45,10 +45,10 @@ func (w *world) fillAnalytics(v volume) {
 		{analytics.Day, analytics.Day.Floor(end).AddDate(0, 0, -volumeDays), volumeDays, v.cells},
 		{analytics.Hour, end.Add(-volumeHours * time.Hour), volumeHours, v.cells / 8},
 	} {
-		w.must(pgx.BeginFunc(w.t.Context(), w.pool, func(tx pgx.Tx) error {
+		w.Must(pgx.BeginFunc(w.T.Context(), w.Pool, func(tx pgx.Tx) error {
 			r.Tx = tx
 			for at, n := level.from, 0; n < level.count; at, n = level.step.Next(at), n+1 {
-				if err := r.partition(w.t.Context(), level.step, at); err != nil {
+				if err := r.partition(w.T.Context(), level.step, at); err != nil {
 					return err
 				}
 			}
@@ -59,7 +59,7 @@ func (w *world) fillAnalytics(v volume) {
 			each /= 24
 		}
 		next := map[analytics.Step]string{analytics.Day: "1 day", analytics.Hour: "1 hour"}[level.step]
-		w.exec(`
+		w.Exec(`
 			INSERT INTO `+analyticsTable(level.step)+` (at, dimension, api, product, app, user_id, key_id, route, refusal, client,
 				requests, refused, client_errors, server_errors, request_bytes, response_bytes, buckets, counts)
 			SELECT $1::timestamptz + n * $2::text::interval, 'all', 'api-' || route % 10, CASE key % 2 WHEN 0 THEN 'product-' || key / 2 % 50 % 20 ELSE '' END, CASE key % 2 WHEN 0 THEN 'app-' || key / 2 % 50 ELSE '' END,
@@ -74,25 +74,25 @@ func (w *world) fillAnalytics(v volume) {
 			level.from, next, level.count, level.cells, v.keys, each)
 		w.fillMarginals(level.step)
 	}
-	w.exec(`UPDATE analytics_state SET hours = $1, days = $2, months = $3`, end, analytics.Day.Floor(end), analytics.Month.Floor(end))
-	w.must(pgx.BeginFunc(w.t.Context(), w.pool, func(tx pgx.Tx) error {
+	w.Exec(`UPDATE analytics_state SET hours = $1, days = $2, months = $3`, end, analytics.Day.Floor(end), analytics.Month.Floor(end))
+	w.Must(pgx.BeginFunc(w.T.Context(), w.Pool, func(tx pgx.Tx) error {
 		r.Tx, r.Limits = tx, analytics.DefaultLimits()
-		if err := r.prepare(w.t.Context()); err != nil {
+		if err := r.prepare(w.T.Context()); err != nil {
 			return err
 		}
 		for at := analytics.Month.Floor(end).AddDate(0, -3, 0); at.Before(analytics.Month.Floor(end)); at = analytics.Month.Next(at) {
 			began := time.Now()
-			if err := r.sum(w.t.Context(), analytics.Month, at); err != nil {
+			if err := r.sum(w.T.Context(), analytics.Month, at); err != nil {
 				return err
 			}
-			w.t.Logf("the sums of a month took %v", time.Since(began))
+			w.T.Logf("the sums of a month took %v", time.Since(began))
 		}
 		return nil
 	}))
-	w.exec(`INSERT INTO usage_minutes (minute, replica, cell, flush, route, user_id, key_id, app, status_class, requests, request_bytes, response_bytes, buckets, counts)
+	w.Exec(`INSERT INTO usage_minutes (minute, replica, cell, flush, route, user_id, key_id, app, status_class, requests, request_bytes, response_bytes, buckets, counts)
 		SELECT $1::timestamptz + i % 30 * interval '1 minute', $2::uuid, i, 1, 'route-' || i % 200, 'user-' || i % 500, 'key-' || i % 5000, 'app-' || i % 50, 2, 1, 1, 1, '{100}', '{1}'
 		FROM generate_series(1, $3::int / 180) i`, end, uuid.NewString(), v.events/volumeDays/12)
-	w.exec(`VACUUM ANALYZE`)
+	w.Exec(`VACUUM ANALYZE`)
 }
 
 // buckets is an array of buckets, and one of counts: of as many as there are requests, and
@@ -107,7 +107,7 @@ func buckets(n int) string {
 
 // fillMarginals adds the combinations up by each dimension.
 func (w *world) fillMarginals(step analytics.Step) {
-	w.t.Helper()
+	w.T.Helper()
 	for _, kind := range append([]string{everything}, dimensionNames()...) {
 		selected, n := "''", 100
 		switch d := analytics.Dimension(kind); {
@@ -118,7 +118,7 @@ func (w *world) fillMarginals(step analytics.Step) {
 		}
 		columns := strings.Join(sumColumns(kind), ", ")
 		selected += strings.TrimPrefix(columns, "value")
-		w.exec(`INSERT INTO ` + analyticsTable(step) + ` (at, dimension, ` + columns + `, requests, refused, client_errors, server_errors, request_bytes, response_bytes, buckets, counts)
+		w.Exec(`INSERT INTO ` + analyticsTable(step) + ` (at, dimension, ` + columns + `, requests, refused, client_errors, server_errors, request_bytes, response_bytes, buckets, counts)
 			SELECT at, '` + kind + `', ` + selected + `, sum(requests), sum(refused), 0, 0, sum(request_bytes), sum(response_bytes), ` + buckets(n) + `
 			FROM ` + analyticsTable(step) + ` WHERE dimension = 'all' GROUP BY at, ` + strings.ReplaceAll(columns, "value", "3") + ` ORDER BY 1, 3`)
 	}
@@ -171,9 +171,9 @@ func BenchmarkReadAnalytics(b *testing.B) {
 	w := newWorld(b)
 	began := time.Now()
 	w.fillAnalytics(volume{events: 10_000_000, keys: 5000, cells: 40_000})
-	b.Logf("filled in %v: %d rows of days, %d of months, %d of hours, %d requests", time.Since(began), w.number(`SELECT count(*) FROM analytics_days`),
-		w.number(`SELECT count(*) FROM analytics_months`), w.number(`SELECT count(*) FROM analytics_hours`),
-		w.number(`SELECT sum(requests)::bigint FROM analytics_days WHERE dimension = ''`))
+	b.Logf("filled in %v: %d rows of days, %d of months, %d of hours, %d requests", time.Since(began), w.Number(`SELECT count(*) FROM analytics_days`),
+		w.Number(`SELECT count(*) FROM analytics_months`), w.Number(`SELECT count(*) FROM analytics_hours`),
+		w.Number(`SELECT sum(requests)::bigint FROM analytics_days WHERE dimension = ''`))
 	for _, q := range typicalQuestions() {
 		b.Run(q.name, func(b *testing.B) {
 			var took []time.Duration
@@ -251,7 +251,7 @@ func TestTypicalQuestionsReadFewRows(t *testing.T) {
 	w.fillAnalytics(volume{events: 500_000, keys: 5000, cells: 2500})
 	for _, q := range typicalQuestions() {
 		t.Run(q.name, func(t *testing.T) {
-			err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error {
+			err := pgx.BeginFunc(t.Context(), w.Pool, func(tx pgx.Tx) error {
 				until, err := readUntil(t.Context(), tx)
 				if err != nil {
 					return err

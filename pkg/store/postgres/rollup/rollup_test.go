@@ -18,6 +18,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/analytics"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
+	"github.com/keywarden/keywarden/pkg/store/postgres/storetest"
 	"github.com/keywarden/keywarden/pkg/usage"
 )
 
@@ -89,16 +90,16 @@ func (f *traffic) request() {
 
 func (f *traffic) flush() {
 	for _, m := range f.meters {
-		f.must(m.Flush(context.Background()))
+		f.Must(m.Flush(context.Background()))
 	}
 }
 
 // catchUp makes all sums that are due.
 func (w *world) catchUp(now time.Time, l analytics.Limits) {
-	w.t.Helper()
+	w.T.Helper()
 	for {
 		more, err := w.RollUpAnalytics(context.Background(), now, time.Time{}, l)
-		w.must(err)
+		w.Must(err)
 		if !more {
 			return
 		}
@@ -141,9 +142,9 @@ func nearly(want, got analytics.Totals) string {
 
 // compare compares a report with what the reference makes of the requests.
 func (f *traffic) compare(q analytics.Query) {
-	f.t.Helper()
+	f.T.Helper()
 	got, err := f.ReadAnalytics(context.Background(), q)
-	f.must(err)
+	f.Must(err)
 	var events []request
 	groups := map[string][]request{}
 	name := func(values map[analytics.Dimension]string) (text string) {
@@ -166,38 +167,38 @@ func (f *traffic) compare(q analytics.Query) {
 	}
 	if len(events) == 0 {
 		if diff := cmp.Diff(analytics.Report{}, got); diff != "" {
-			f.t.Errorf("%+v: %s", q, diff)
+			f.T.Errorf("%+v: %s", q, diff)
 		}
 		return
 	}
 	if diff := nearly(addedUp(events), got.Total); diff != "" {
-		f.t.Errorf("%+v: total: %s", q, diff)
+		f.T.Errorf("%+v: total: %s", q, diff)
 	}
 	f.compareSeries(q, events, got.Series)
 	if len(q.By) == 0 {
 		return
 	}
 	if len(got.Groups) != min(len(groups), q.Top) || got.More != (len(groups) > q.Top) {
-		f.t.Fatalf("%+v: %d of %d groups, more: %v", q, len(got.Groups), len(groups), got.More)
+		f.T.Fatalf("%+v: %d of %d groups, more: %v", q, len(got.Groups), len(groups), got.More)
 	}
 	last := int64(math.MaxInt64)
 	for _, g := range got.Groups {
 		if diff := nearly(addedUp(groups[name(g.Values)]), g.Totals); diff != "" {
-			f.t.Errorf("%+v: %v: %s", q, g.Values, diff)
+			f.T.Errorf("%+v: %v: %s", q, g.Values, diff)
 		}
 		f.compareSeries(q, groups[name(g.Values)], g.Series)
 		measure := map[analytics.Measure]int64{
 			analytics.Requests: g.Requests, analytics.Errors: g.ClientErrors + g.ServerErrors, analytics.Bytes: g.RequestBytes + g.ResponseBytes,
 		}[q.Sort]
 		if measure > last {
-			f.t.Errorf("%+v: %v is not in its place", q, g.Values)
+			f.T.Errorf("%+v: %v is not in its place", q, g.Values)
 		}
 		last = measure
 	}
 }
 
 func (f *traffic) compareSeries(q analytics.Query, events []request, got []analytics.Point) {
-	f.t.Helper()
+	f.T.Helper()
 	points := map[time.Time][]request{}
 	if q.Step != analytics.Whole {
 		for _, e := range events {
@@ -205,11 +206,11 @@ func (f *traffic) compareSeries(q analytics.Query, events []request, got []analy
 		}
 	}
 	if len(points) != len(got) || !slices.IsSortedFunc(got, func(a, b analytics.Point) int { return a.At.Compare(b.At) }) {
-		f.t.Fatalf("%+v: %d points, want %d, in order", q, len(got), len(points))
+		f.T.Fatalf("%+v: %d points, want %d, in order", q, len(got), len(points))
 	}
 	for _, p := range got {
 		if diff := nearly(addedUp(points[p.At]), p.Totals); diff != "" {
-			f.t.Errorf("%+v: %v: %s", q, p.At, diff)
+			f.T.Errorf("%+v: %v: %s", q, p.At, diff)
 		}
 	}
 }
@@ -243,18 +244,18 @@ func (f *traffic) somehow() analytics.Query {
 
 // checkSums compares the sums of every step and dimension with the minutes.
 func (w *world) checkSums(until time.Time) {
-	w.t.Helper()
+	w.T.Helper()
 	for _, step := range analytics.Steps() {
 		end := step.Floor(until)
 		for _, kind := range append([]string{everything, combinations}, dimensionNames()...) {
 			const counts = `sum(requests), sum(request_bytes + response_bytes), sum((SELECT sum(n) FROM unnest(counts) n))`
-			if n := w.number(`SELECT count(*) FROM (
+			if n := w.Number(`SELECT count(*) FROM (
 				(SELECT date_trunc('`+string(step)+`', minute, 'UTC') AS at, `+counts+` FROM usage_minutes WHERE minute < $1 GROUP BY 1
 				EXCEPT SELECT at, `+counts+` FROM `+analyticsTable(step)+` WHERE dimension = $2 GROUP BY 1)
 				UNION ALL (SELECT at, `+counts+` FROM `+analyticsTable(step)+` WHERE dimension = $2 GROUP BY 1
 				EXCEPT SELECT date_trunc('`+string(step)+`', minute, 'UTC') AS at, `+counts+` FROM usage_minutes WHERE minute < $1 GROUP BY 1)) x`,
 				end, kind); n != 0 {
-				w.t.Errorf("%d sums of a %s by %q differ from the minutes", n, step, kind)
+				w.T.Errorf("%d sums of a %s by %q differ from the minutes", n, step, kind)
 			}
 		}
 	}
@@ -297,7 +298,7 @@ func TestSumsAreThoseOfTheMinutesWheneverTheyCome(t *testing.T) {
 			f.at = f.at.Add(analytics.Grace)
 			f.catchUp(f.at, analytics.DefaultLimits())
 			f.checkSums(f.at)
-			if n := f.number(`SELECT count(*) FROM analytics_pending WHERE at < $1`, f.at.Add(-time.Hour)); n != 0 {
+			if n := f.Number(`SELECT count(*) FROM analytics_pending WHERE at < $1`, f.at.Add(-time.Hour)); n != 0 {
 				t.Errorf("%d intervals are marked", n)
 			}
 			for range 60 {
@@ -332,7 +333,7 @@ func TestSumsAreRightAfterKillsInTheMiddleOfThem(t *testing.T) {
 				case <-done:
 					return nil
 				case <-time.After(20 * time.Millisecond):
-					w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%analytics_hours%' AND query NOT LIKE '%terminate%' AND random() < 0.5`)
+					w.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%analytics_hours%' AND query NOT LIKE '%terminate%' AND random() < 0.5`)
 				}
 			}
 		},
@@ -353,10 +354,10 @@ func TestSumsAreRightAfterKillsInTheMiddleOfThem(t *testing.T) {
 	for _, some := range work {
 		group.Go(some)
 	}
-	w.must(group.Wait())
+	w.Must(group.Wait())
 	w.catchUp(now, analytics.DefaultLimits())
 	w.checkSums(now)
-	if got := w.number(`SELECT sum(requests) FROM analytics_days WHERE dimension = ''`); got != int64(len(f.all)) {
+	if got := w.Number(`SELECT sum(requests) FROM analytics_days WHERE dimension = ''`); got != int64(len(f.all)) {
 		t.Errorf("%d of %d requests are summed up", got, len(f.all))
 	}
 }
@@ -372,21 +373,21 @@ func TestSumsOfTooManyValuesAreFolded(t *testing.T) {
 			}
 		}
 		at = at.Add(time.Hour)
-		w.must(m.Flush(t.Context()))
+		w.Must(m.Flush(t.Context()))
 	}
 	w.catchUp(at.Add(time.Hour), analytics.Limits{Values: 5, Combinations: 7})
 	w.checkSums(at)
 	for _, table := range []string{"analytics_hours", "analytics_days"} {
-		if n := w.number(`SELECT max(n) FROM (SELECT count(*) AS n FROM ` + table + ` WHERE dimension <> 'all' GROUP BY dimension, at) x`); n > 6 {
+		if n := w.Number(`SELECT max(n) FROM (SELECT count(*) AS n FROM ` + table + ` WHERE dimension <> 'all' GROUP BY dimension, at) x`); n > 6 {
 			t.Errorf("%d values in %s", n, table)
 		}
-		if n := w.number(`SELECT max(n) FROM (SELECT count(*) AS n FROM ` + table + ` WHERE dimension = 'all' GROUP BY at) x`); n > 7+2 { // two routes
+		if n := w.Number(`SELECT max(n) FROM (SELECT count(*) AS n FROM ` + table + ` WHERE dimension = 'all' GROUP BY at) x`); n > 7+2 { // two routes
 			t.Errorf("%d combinations in %s", n, table)
 		}
 	}
 	q := analytics.Query{From: leapDay(), To: leapDay().Add(24 * time.Hour), By: []analytics.Dimension{analytics.ByKey}, Top: 3, Sort: analytics.Requests}
 	r, err := w.ReadAnalytics(t.Context(), q)
-	w.must(err)
+	w.Must(err)
 	got := map[string]int64{}
 	for _, g := range r.Groups {
 		got[g.Values[analytics.ByKey]] = g.Requests
@@ -397,14 +398,14 @@ func TestSumsOfTooManyValuesAreFolded(t *testing.T) {
 	// A route is told apart among the folded, too.
 	q.Filter = map[analytics.Dimension]string{analytics.ByRoute: "r0"}
 	r, err = w.ReadAnalytics(t.Context(), q)
-	w.must(err)
+	w.Must(err)
 	if want := int64(24 * (20 + 18 + 16 + 14 + 12 + 10 + 8 + 6 + 4 + 2)); r.Total.Requests != want {
 		t.Errorf("%d of a route, want %d", r.Total.Requests, want)
 	}
 }
 
 func (w *world) partitions(table string) (n int64) {
-	return w.number(`SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass($1)`, table)
+	return w.Number(`SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass($1)`, table)
 }
 
 func TestOldSumsAreDroppedByTheMonthOnceThereAreLongerOnes(t *testing.T) {
@@ -414,22 +415,22 @@ func TestOldSumsAreDroppedByTheMonthOnceThereAreLongerOnes(t *testing.T) {
 	m := w.meter(&at)
 	for range 120 / 5 {
 		m.Record(usage.Event{At: at, Route: "r", Status: 200})
-		w.must(m.Flush(t.Context()))
+		w.Must(m.Flush(t.Context()))
 		at = at.Add(5 * day)
 	}
 	now := at // the 14th of May
 	keep := analytics.Retention{Hours: 35 * day, Days: 80 * day, Months: 400 * day}
-	w.must(w.DropAnalytics(t.Context(), now.Add(1000*day), keep)) // nothing is there
+	w.Must(w.DropAnalytics(t.Context(), now.Add(1000*day), keep)) // nothing is there
 	for range 3 {                                                 // the first hours, and nothing else
 		_, err := w.RollUpAnalytics(t.Context(), now, time.Time{}, analytics.DefaultLimits())
-		w.must(err)
+		w.Must(err)
 	}
-	w.must(w.DropAnalytics(t.Context(), now.Add(1000*day), keep))
-	if n := w.number(`SELECT count(*) FROM analytics_hours WHERE dimension = ''`); n == 0 {
+	w.Must(w.DropAnalytics(t.Context(), now.Add(1000*day), keep))
+	if n := w.Number(`SELECT count(*) FROM analytics_hours WHERE dimension = ''`); n == 0 {
 		t.Fatal("hours are dropped that no day has")
 	}
 	w.catchUp(now, analytics.DefaultLimits())
-	w.must(w.DropAnalytics(t.Context(), now, keep))
+	w.Must(w.DropAnalytics(t.Context(), now, keep))
 	for table, want := range map[string]int64{"analytics_hours": 2, "analytics_days": 4, "analytics_months": 4} {
 		// Hours of April and May; days since February, the last day of which is 75 days ago.
 		if got := w.partitions(table); got != want {
@@ -440,7 +441,7 @@ func TestOldSumsAreDroppedByTheMonthOnceThereAreLongerOnes(t *testing.T) {
 	if err != nil || r.Total.Requests != 24 {
 		t.Errorf("%d of 24 are known: %v", r.Total.Requests, err)
 	}
-	w.must(w.DropAnalytics(t.Context(), now.Add(3000*day), keep))
+	w.Must(w.DropAnalytics(t.Context(), now.Add(3000*day), keep))
 	if n := w.partitions("analytics_months"); n != 0 {
 		t.Errorf("%d months are kept", n)
 	}
@@ -452,26 +453,26 @@ func TestSumsOutliveTheirMinutes(t *testing.T) {
 	at := leapDay()
 	m := w.meter(&at)
 	m.Record(usage.Event{At: at, Route: "r", Status: 200})
-	w.must(m.Flush(t.Context()))
+	w.Must(m.Flush(t.Context()))
 	w.catchUp(at.Add(48*time.Hour), analytics.DefaultLimits())
-	w.exec(`DELETE FROM usage_minutes`)
-	w.exec(`INSERT INTO analytics_pending (step, at) VALUES ('hour', $1)`, at)
+	w.Exec(`DELETE FROM usage_minutes`)
+	w.Exec(`INSERT INTO analytics_pending (step, at) VALUES ('hour', $1)`, at)
 	for more := true; more; {
 		var err error
 		more, err = w.RollUpAnalytics(t.Context(), at.Add(48*time.Hour), at.Add(time.Hour), analytics.DefaultLimits())
-		w.must(err)
+		w.Must(err)
 	}
-	if got := w.number(`SELECT sum(requests) FROM analytics_hours WHERE dimension = ''`); got != 1 {
+	if got := w.Number(`SELECT sum(requests) FROM analytics_hours WHERE dimension = ''`); got != 1 {
 		t.Errorf("%d requests", got)
 	}
-	if n := w.number(`SELECT count(*) FROM analytics_pending`); n != 0 {
+	if n := w.Number(`SELECT count(*) FROM analytics_pending`); n != 0 {
 		t.Errorf("%d marks", n)
 	}
 }
 
 func TestQuestionThatTakesTooLongIsRefused(t *testing.T) {
 	w := newWorld(t)
-	w.exec(`INSERT INTO usage_minutes (minute, replica, cell, flush, route, user_id, key_id, app, status_class, requests, request_bytes, response_bytes, buckets, counts)
+	w.Exec(`INSERT INTO usage_minutes (minute, replica, cell, flush, route, user_id, key_id, app, status_class, requests, request_bytes, response_bytes, buckets, counts)
 		SELECT $1, gen_random_uuid(), n, 1, n::text, n::text, '', '', 2, 1, 1, 1, '{1,2,3}', '{1,2,3}' FROM generate_series(1, 100000) n`, leapDay())
 	q := analytics.Query{From: leapDay(), To: leapDay().Add(time.Hour), By: []analytics.Dimension{analytics.ByRoute}, Top: 1, Sort: analytics.Requests}
 	if _, err := w.open(10*time.Millisecond).ReadAnalytics(t.Context(), q); !errors.Is(err, analytics.ErrTooMuch) {
@@ -480,7 +481,7 @@ func TestQuestionThatTakesTooLongIsRefused(t *testing.T) {
 }
 
 func TestOutageIsToldApart(t *testing.T) {
-	s := newWorld(t).open(patience)
+	s := newWorld(t).open(storetest.Patience)
 	s.db.Close()
 	_, read := s.ReadAnalytics(t.Context(), analytics.Query{From: leapDay(), To: leapDay().Add(time.Hour)})
 	_, made := s.RollUpAnalytics(t.Context(), leapDay(), time.Time{}, analytics.DefaultLimits())
