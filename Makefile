@@ -32,8 +32,8 @@ test-short: ## Run the suite without the long runs and without the race detector
 
 .PHONY: test-fault
 test-fault: ## Run the long fault and revocation runs; what they measure goes into docs/reliability.md
-	KEYWARDEN_TEST_LONG=1 KEYWARDEN_TEST_REPORT=$(CURDIR)/docs/reliability.md $(GO) test -p 1 -v -run 'Fault|Revo|Outage|Kill|Term|Reload|Replica|Redis|SoakBodies' -count=1 -timeout 120m \
-		./pkg/faulttest ./pkg/app/... ./pkg/cli/...
+	KEYWARDEN_TEST_LONG=1 KEYWARDEN_TEST_REPORT=$(CURDIR)/docs/reliability.md $(GO) test -p 1 -v -run 'Fault|Revo|Outage|Kill|Term|Reload|Replica|Redis|SoakBodies|GivesWay' -count=1 -timeout 120m \
+		./pkg/faulttest ./pkg/store/postgres ./pkg/app/... ./pkg/cli/...
 
 FUZZTIME ?= 30s
 .PHONY: fuzz
@@ -44,6 +44,11 @@ fuzz: ## Fuzz every parser for FUZZTIME each (default 30s)
 			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 		done; \
 	done
+
+FUZZ_INPUTS ?= 1000000
+.PHONY: fuzz-front
+fuzz-front: ## Hold the front's parser against net/http's on FUZZ_INPUTS inputs (default 10^6; FUZZ_SEED repeats a run)
+	KEYWARDEN_TEST_INPUTS=$(FUZZ_INPUTS) KEYWARDEN_TEST_SEED=$(FUZZ_SEED) $(GO) test -v -run '^TestFrontAgreesWithNetHTTP$$' -count=1 -timeout 3h ./pkg/httpserver/front
 
 $(TOOLS)/h2spec-$(H2SPEC_VERSION):
 	GOBIN=$(TOOLS) $(GO) install github.com/summerwind/h2spec/cmd/h2spec@$(H2SPEC_VERSION)+incompatible
@@ -72,8 +77,13 @@ load: ## Offer logins, keys, proxied calls and limits at constant rates; fails b
 
 BENCH_FLAGS ?= -doc docs/benchmarks.md
 .PHONY: bench
-bench: ## Measure the CPU time of a proxied request beside a bare reverse proxy
+bench: ## Measure CPU time, allocations and memory of proxied requests beside Gin + ReverseProxy with the same policies
 	$(GO) run ./pkg/gateway/benchtest $(BENCH_FLAGS)
+
+BENCH_CHECK_FLAGS ?= -most 1.0
+.PHONY: bench-check
+bench-check: ## The short run of it: fail when a proxied request has become dearer than its bounds allow
+	$(GO) run ./pkg/gateway/benchtest -check -rounds 12 -window 500ms $(BENCH_CHECK_FLAGS)
 
 .PHONY: bench-micro
 bench-micro: ## Run the Go benchmarks
