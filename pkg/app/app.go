@@ -349,7 +349,7 @@ func (a *application) listenerOptions(name, addr string, handler http.Handler) h
 	return httpserver.Options{
 		Name: name, Addr: addr, Handler: handler, Logger: a.Logger,
 		ReadHeaderTimeout: s.ReadHeaderTimeout, IdleTimeout: s.IdleTimeout,
-		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections,
+		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections, Front: s.Front,
 		MeterProvider: a.telemetry.MeterProvider(),
 	}
 }

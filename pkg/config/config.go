@@ -60,6 +60,7 @@ type Server struct {
 	MaxConnectionsPerIP int            `yaml:"max_connections_per_ip" min:"0" max:"1000000" doc:"Most connections open at once from one address; 0 means unlimited, for a listener behind a load balancer."`
 	ShutdownDelay       time.Duration  `yaml:"shutdown_delay" min:"0s" max:"5m" doc:"Time between reporting not ready and closing the listeners; 5s is advised behind a load balancer, which needs it to look away."`
 	DrainTimeout        time.Duration  `yaml:"drain_timeout" min:"0s" max:"1h" doc:"Longest time that requests in flight may take to end after the listeners were closed."`
+	Front               bool           `yaml:"front" doc:"Serve plain HTTP/1.1 requests without net/http's server, which then gets what is not plain. Linux only; elsewhere it has no effect."`
 	TLS                 TLS            `yaml:"tls" doc:"The certificates of the main listener; without one it speaks plain HTTP."`
 	MetricsAddr         string         `yaml:"metrics_addr" format:"address" doc:"Address of a listener of its own for operators: /admin/v1, the probes, /metrics and /debug/pprof, by plain HTTP; the main listener then has neither /admin/v1 nor /metrics. Empty means /admin/v1 and /metrics on the main listener, without pprof."`
 	BodyLimit           Size           `yaml:"body_limit" min:"1KiB" max:"64MiB" doc:"Largest body of a request to the platform's own API."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -179,6 +180,8 @@ type conn struct {
 	ip    netip.Addr // counted for; see countedIP
 	outer net.Conn   // what the HTTP server works on: the conn itself, or TLS around it
 
+	unread []byte // was read by the front, and comes before the rest
+
 	state    atomic.Int32 // of HTTP/1, an http.ConnState
 	http2    atomic.Bool
 	heard    atomic.Bool   // bytes have come since the last answer
@@ -196,6 +199,11 @@ type conn struct {
 // Read implements net.Conn. net/http calls a connection active when it has a
 // whole header; a shutdown has to know at the first byte.
 func (c *conn) Read(p []byte) (int, error) {
+	if len(c.unread) > 0 {
+		n := copy(p, c.unread)
+		c.unread = c.unread[n:]
+		return n, nil
+	}
 	n, err := c.TCPConn.Read(p)
 	if n > 0 {
 		if !c.heard.Load() {
@@ -204,6 +212,22 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.touch()
 	}
 	return n, err
+}
+
+// WriteTo implements io.WriterTo for whoever hijacked the connection: that of the
+// embedded one knows nothing of what is unread.
+func (c *conn) WriteTo(w io.Writer) (int64, error) {
+	var n int
+	if len(c.unread) > 0 {
+		var err error
+		n, err = w.Write(c.unread)
+		c.unread = c.unread[n:]
+		if err != nil {
+			return int64(n), err
+		}
+	}
+	m, err := c.TCPConn.WriteTo(w)
+	return int64(n) + m, err
 }
 
 // Close implements net.Conn, also for whoever hijacked the connection. Its place
@@ -223,9 +247,9 @@ func (c *conn) touch() {
 	}
 }
 
-// noteState is the http.Server.ConnState of HTTP/1.
+// noteState is the http.Server.ConnState of HTTP/1, and that of the front.
 func noteState(nc net.Conn, state http.ConnState) {
-	if t, ok := nc.(*tls.Conn); ok {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS, or what is resumed of it
 		nc = t.NetConn()
 	}
 	c, ok := nc.(*conn)

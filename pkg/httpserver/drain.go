@@ -52,6 +52,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if ln != nil {
 		_ = ln.Close()
 	}
+	if serving && s.front != nil {
+		<-s.acceptDone // what was accepted last is among the connections
+	}
 	return s.cutOff(ctx)
 }
 

@@ -74,8 +74,9 @@ func (l *listener) nextDeadline(now time.Time) time.Time {
 	return l.stopUntil
 }
 
-// handOver is the listener of the HTTP/2 server: it gets connections that have
-// been accepted, and whose handshake is done, from the HTTP/1 server.
+// handOver is a listener of connections that have been accepted already. That of the
+// HTTP/2 server gets them from the HTTP/1 server, when their handshake is done; that of
+// the HTTP/1 server gets them from the front.
 type handOver struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -98,6 +99,15 @@ func (h *handOver) put(t *tls.Conn) {
 	case h.conns <- t:
 		<-c.gone
 	case <-h.done:
+	}
+}
+
+// give gives c away. It is closed when nobody takes it any more.
+func (h *handOver) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.done:
+		_ = c.Close()
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/keywarden/keywarden/pkg/httpserver/front"
 )
 
 // Defaults of Options.
@@ -84,6 +86,11 @@ type Options struct {
 	MaxConnectionsPerIP int
 	Uncapped            []netip.Prefix
 
+	// Front serves plain HTTP/1.1 requests without net/http's server, which gets the
+	// connection at the first request that is not plain. It is for Linux; elsewhere
+	// net/http's server serves everything.
+	Front bool
+
 	// DrainDelay is how long Shutdown goes on as if nothing had happened, while
 	// load balancers notice that readiness is gone.
 	DrainDelay time.Duration
@@ -139,6 +146,9 @@ type Server struct {
 	http2 *http.Server // nil without TLS
 	queue *handOver
 
+	front *front.Server // nil without; connections start on it, and go on on http1
+	rest  *handOver     // to http1
+
 	base       context.Context // of every request; ends when requests are cut off
 	cancelBase context.CancelFunc
 	inFlight   atomic.Int64
@@ -180,6 +190,7 @@ func New(o Options) (*Server, error) {
 func (s *Server) setUpHTTP() {
 	s.http1 = s.newHTTPServer()
 	s.http1.ConnState = noteState
+	s.setUpFront()
 	if s.tls == nil {
 		s.http1.Protocols = new(http.Protocols)
 		s.http1.Protocols.SetHTTP1(true) // and no HTTP/2 without TLS
@@ -245,6 +256,26 @@ func disputable(r *http.Request) bool {
 	return r.ProtoMajor == 1 && (r.TransferEncoding != nil || r.ProtoMinor == 0)
 }
 
+// startServers starts the servers that get their connections from another one. They end
+// with their Shutdown or Close.
+func (s *Server) startServers() {
+	if s.http2 != nil {
+		s.background.Go(func() { _ = s.http2.Serve(s.queue) })
+	}
+	if s.front != nil {
+		s.background.Go(func() { _ = s.http1.Serve(s.rest) })
+		s.background.Go(func() { s.front.Watch(s.base) })
+	}
+}
+
+// accept serves the connections of the listener until it is closed.
+func (s *Server) accept() error {
+	if s.front == nil {
+		return s.http1.Serve(s.listener)
+	}
+	return s.acceptForFront()
+}
+
 // Listen opens the listener, so that Addr is known and a taken port is an error
 // before anything else starts. Connections wait until Serve.
 func (s *Server) Listen() error {
@@ -293,12 +324,10 @@ func (s *Server) Serve() error {
 		return http.ErrServerClosed
 	}
 	s.serving = true
+	s.startServers() // a shutdown waits for them, so it must not come between
 	s.mu.Unlock()
 
-	if s.http2 != nil {
-		s.background.Go(func() { _ = s.http2.Serve(s.queue) }) // ends with http2's Shutdown or Close
-	}
-	err := s.http1.Serve(s.listener)
+	err := s.accept()
 	close(s.acceptDone)
 
 	s.mu.Lock()

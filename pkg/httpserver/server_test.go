@@ -25,7 +25,7 @@ import (
 )
 
 func options() httpserver.Options {
-	return httpserver.Options{Addr: "127.0.0.1:0", Handler: http.HandlerFunc(echo), Logger: slog.New(slog.DiscardHandler)}
+	return httpserver.Options{Addr: "127.0.0.1:0", Handler: http.HandlerFunc(echo), Logger: slog.New(slog.DiscardHandler), Front: withFront}
 }
 
 func TestSlowHeaderIsCutOff(t *testing.T) {
@@ -407,8 +407,29 @@ func TestLargeBodiesStream(t *testing.T) {
 	}
 }
 
+// BenchmarkKeepAliveRequest is one connection, on which one request follows the answer of
+// the last. Its client costs the same with and without the front.
 func BenchmarkKeepAliveRequest(b *testing.B) {
-	srv, err := httpserver.New(options())
+	kilobyte := bytes.Repeat([]byte("x"), 1<<10)
+	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = []string{"text/plain"}
+		_, _ = w.Write(kilobyte)
+	})
+	const get = "GET /some/path?query=1 HTTP/1.1\r\nHost: a.test\r\nUser-Agent: benchmark/1.0\r\nAccept: */*\r\nX-Api-Key: 0123456789abcdef\r\n\r\n"
+	for _, c := range []struct {
+		name, request string
+		handler       http.Handler
+	}{{"echo", hello, http.HandlerFunc(echo)}, {"1KB", get, answer}} {
+		for name, front := range map[string]bool{"nethttp": false, "front": true} {
+			b.Run(c.name+"/"+name, func(b *testing.B) { benchmarkKeepAlive(b, c.request, c.handler, front) })
+		}
+	}
+}
+
+func benchmarkKeepAlive(b *testing.B, request string, handler http.Handler, front bool) {
+	o := options()
+	o.Handler, o.Front = handler, front
+	srv, err := httpserver.New(o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -429,7 +450,7 @@ func BenchmarkKeepAliveRequest(b *testing.B) {
 	buf := make([]byte, 4096)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := io.WriteString(conn, hello); err != nil {
+		if _, err := io.WriteString(conn, request); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := conn.Read(buf); err != nil {

@@ -41,7 +41,7 @@ type running struct {
 // start serves h, with the options changed as the test wants.
 func start(t *testing.T, h http.Handler, change func(*httpserver.Options)) *running {
 	t.Helper()
-	o := httpserver.Options{Addr: "127.0.0.1:0", Handler: h, Logger: slog.New(slog.DiscardHandler)}
+	o := httpserver.Options{Addr: "127.0.0.1:0", Handler: h, Logger: slog.New(slog.DiscardHandler), Front: withFront}
 	if change != nil {
 		change(&o)
 	}
