@@ -8,6 +8,8 @@
 package upstream
 
 import (
+	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -51,9 +53,16 @@ const (
 type Pool struct {
 	transport *http.Transport
 	plain     *http1.Client // for plain requests; nil where there are none
+	secure    bool          // over TLS
+	short     atomic.Bool   // plain requests go by plain
+	refused   atomic.Int32  // handshakes of plain's that failed where the transport's did not, in a row
 	active    atomic.Int64
 	retired   atomic.Bool
 }
+
+// maxRefused is how many handshakes for HTTP/1.1 alone may fail in a row, where others
+// succeed, before that is not tried any more.
+const maxRefused = 3
 
 // NewPool makes a pool without connections; it fails when a file of id.TLS cannot
 // be used. It never uses a proxy from the environment and never asks for or
@@ -78,21 +87,37 @@ func NewPool(id Identity) (*Pool, error) {
 		WriteBufferSize:        bufferSize,
 		ReadBufferSize:         bufferSize,
 	}}
-	if id.Scheme == "http" && id.Protocol != H2C && http1.Available {
-		p.plain = http1.New(http1.Config{
-			Dial: dialer.DialContext, Addr: withPort(id.Host), ResponseTimeout: id.ResponseTimeout,
+	if p.secure = id.Scheme == "https"; id.Protocol != H2C && http1.Available {
+		c := http1.Config{
+			Dial: dialer.DialContext, Addr: withPort(id.Host, "80"), ResponseTimeout: id.ResponseTimeout,
 			IdleTimeout: idleTimeout, MaxIdle: maxIdlePerHost, MaxHeader: maxResponseHeader, ReadBuffer: plainBufferSize,
-		})
+		}
+		if p.secure {
+			c.Addr = withPort(id.Host, "443")
+			c.TLS, c.HandshakeTimeout, c.ReadBuffer = plainTLS(config, c.Addr), id.ConnectTimeout, bufferSize
+		}
+		p.plain = http1.New(c)
+		p.short.Store(!p.secure || id.Protocol == HTTP1)
 	}
 	return p, nil
 }
 
-// withPort adds the port of http to a host that has none.
-func withPort(host string) string {
+// plainTLS is config for HTTP/1.1 alone.
+func plainTLS(config *tls.Config, addr string) *tls.Config {
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	return config
+}
+
+// withPort adds a port to a host that has none.
+func withPort(host, port string) string {
 	if _, _, err := net.SplitHostPort(host); err == nil {
 		return host
 	}
-	return net.JoinHostPort(strings.Trim(host, "[]"), "80")
+	return net.JoinHostPort(strings.Trim(host, "[]"), port)
 }
 
 func protocols(id Identity) *http.Protocols {
@@ -103,15 +128,51 @@ func protocols(id Identity) *http.Protocols {
 	return &p
 }
 
-// Plain reports whether the pool exchanges plain requests on their own goroutine.
-func (p *Pool) Plain() bool { return p.plain != nil }
+// Plain reports whether the pool exchanges plain requests on their own goroutine. A
+// service with TLS that may speak HTTP/2 has to show first that it does not: the answer
+// changes then, and may change back.
+func (p *Pool) Plain() bool { return p.short.Load() }
 
 // RoundTrip implements [http.RoundTripper]. It belongs between Begin and End.
 func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
-	if p.plain != nil && http1.Suits(r) {
-		return p.plain.RoundTrip(r)
+	refused := false
+	if p.short.Load() {
+		resp, err := p.plain.RoundTrip(r)
+		if err == nil {
+			p.wellAgain()
+			return resp, nil
+		}
+		// A handshake that fails for HTTP/1.1 alone may succeed for what the ordinary
+		// transport offers. Nothing was sent in either case.
+		var handshake *http1.HandshakeError
+		if refused = errors.As(err, &handshake); !refused && !errors.Is(err, http1.ErrUnsuitable) {
+			return nil, err
+		}
 	}
-	return p.transport.RoundTrip(r)
+	refused = refused && p.short.CompareAndSwap(true, false) // of many at a time, one counts
+	http1.Unlist(r)
+	resp, err := p.ordinary(r)
+	if p.secure && err == nil && len(r.Header["Upgrade"]) == 0 { // an upgrade is asked for by HTTP/1.1 in any case
+		if refused {
+			p.refused.Add(1)
+		}
+		p.learn(resp)
+	}
+	return resp, err
+}
+
+// wellAgain forgets handshakes that have failed before one that has not.
+func (p *Pool) wellAgain() {
+	if p.secure && p.refused.Load() > 0 {
+		p.refused.Store(0)
+	}
+}
+
+// learn takes note of what a service with TLS speaks when it may choose.
+func (p *Pool) learn(resp *http.Response) {
+	if short := p.plain != nil && resp.ProtoMajor == 1 && p.refused.Load() < maxRefused; p.short.Load() != short {
+		p.short.Store(short)
+	}
 }
 
 func (p *Pool) closeIdle() {

@@ -8,15 +8,16 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
-// body is the body of an answer. It is read by one goroutine; any may close it.
+// body is the body of an answer. It is read by one goroutine; any may close it. It
+// implements [Bounded].
 type body struct {
-	ctx    context.Context
 	client *Client
 	conn   *connection
 	resp   *http.Response
-	stop   func() bool // ends the watch over ctx; false when ctx has ended
+	upload *upload     // nil: the request was sent before
 	again  bool        // the connection may be used again
 	over   atomic.Bool // it was given back or closed
 
@@ -40,12 +41,22 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	whole := errors.Is(err, io.EOF)
-	if !whole && b.ctx.Err() != nil {
-		err = context.Cause(b.ctx)
+	if !whole {
+		err = b.upload.cause(err)
+	}
+	if ctx := b.conn.wire.reads.ctx; !whole && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	b.err = err
 	b.finish(whole)
 	return n, err
+}
+
+// SetBounds implements [Bounded].
+func (b *body) SetBounds(deadline time.Time, idle time.Duration) {
+	if !b.over.Load() {
+		b.conn.wire.reads.bound(deadline, idle)
+	}
 }
 
 // read returns io.EOF at the end of the body only.
@@ -154,8 +165,7 @@ func chunkSize(line string) (size int64, err error) {
 
 // trailers reads the fields after the last chunk.
 func (b *body) trailers() error {
-	head, err := readHead(b.conn.in, b.conn.head, int(b.client.config.MaxHeader))
-	b.conn.head = head[:0]
+	head, err := readLines(b.conn.in, int(b.client.config.MaxHeader))
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
@@ -211,9 +221,8 @@ func (b *body) finish(whole bool) {
 	if !b.over.CompareAndSwap(false, true) {
 		return
 	}
-	undisturbed := b.stop()
-	if whole && undisturbed && b.again && b.conn.in.Buffered() == 0 {
-		b.client.idle.put(b.conn)
+	if whole && b.again && b.conn.in.Buffered() == 0 && b.upload.over() {
+		b.client.idle.put(b.conn, b.conn.wire.end())
 		return
 	}
 	b.conn.close()

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,11 +17,27 @@ var errMalformed = errors.New("http1: malformed answer")
 
 func malformed(what string) error { return fmt.Errorf("%w: %s", errMalformed, what) }
 
-// readHead reads lines up to the empty one, of most bytes together, into space. A
-// line ends with CRLF: a lone LF is an end to some readers and not to others, and RFC
-// 9112 section 2.2 lets a recipient refuse it.
-func readHead(in *bufio.Reader, space []byte, most int) ([]byte, error) {
-	head := space[:0]
+// readHead reads the head of a message, of most bytes.
+func readHead(in *bufio.Reader, most int) (string, error) {
+	here, _ := in.Peek(in.Buffered())
+	end := bytes.Index(here, []byte("\r\n\r\n")) + 4
+	if end < 4 { // not all of it is here, or it has no lines at all
+		head, err := readLines(in, most)
+		return string(head), err
+	}
+	if end > most {
+		return "", errHeaderTooLarge
+	}
+	head := string(here[:end])
+	_, err := in.Discard(end)
+	return head, err
+}
+
+// readLines reads lines up to the empty one, of most bytes together. A line ends with
+// CRLF: a lone LF is an end to some readers and not to others, and RFC 9112 section 2.2
+// lets a recipient refuse it.
+func readLines(in *bufio.Reader, most int) ([]byte, error) {
+	var head []byte
 	for {
 		start := len(head)
 		for full := true; full; {
@@ -42,35 +59,52 @@ func readHead(in *bufio.Reader, space []byte, most int) ([]byte, error) {
 	}
 }
 
-// parseHead makes an answer of its head, which [readHead] has read. How its body is
-// framed is in ContentLength and TransferEncoding, and Close, as [http.ReadResponse]
-// has them. Header values are parts of head and share its memory.
-func parseHead(head string, r *http.Request, resp *http.Response) error {
-	line, rest, _ := strings.Cut(head, "\r\n")
-	if err := parseStatus(line, resp); err != nil {
+// parseHead makes an answer of its head. How its body is framed is in ContentLength and
+// TransferEncoding, and Close, as [http.ReadResponse] has them. Header values are parts
+// of head and share its memory.
+func (a *answer) parseHead(head string, r *http.Request) error {
+	line, rest, err := cutLine(head)
+	if err != nil {
 		return err
 	}
-	resp.Request = r
+	a.Request = r
+	if err := parseStatus(line, &a.Response); err != nil {
+		return err
+	}
 	lines := strings.Count(rest, "\n") - 1
-	resp.Header = make(http.Header, lines)
-	values := make([]string, 0, lines)
+	h := make(http.Header, lines)
+	a.Header = h
+	values := a.values[:0]
+	if lines > len(a.values) {
+		values = make([]string, 0, lines)
+	}
 	for {
-		line, rest, _ = strings.Cut(rest, "\r\n")
+		if line, rest, err = cutLine(rest); err != nil {
+			return err
+		}
 		if line == "" {
-			break
+			return a.frame()
 		}
 		name, value, err := parseField(line)
 		if err != nil {
 			return err
 		}
-		if before := resp.Header[name]; before != nil {
-			resp.Header[name] = append(before, value)
+		if before := h[name]; before != nil {
+			h[name] = append(before, value)
 			continue
 		}
 		values = append(values, value)
-		resp.Header[name] = values[len(values)-1 : len(values) : len(values)]
+		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
-	return frame(resp)
+}
+
+// cutLine returns the first line of text, which has one, and what is behind it.
+func cutLine(text string) (line, rest string, err error) {
+	at := strings.IndexByte(text, '\r')
+	if at < 0 || at+1 >= len(text) || text[at+1] != '\n' {
+		return "", "", malformed("a line that ends without CR and LF")
+	}
+	return text[:at], text[at+2:], nil // an LF in between is a control character
 }
 
 // parseStatus reads a status line (RFC 9112 section 4). The reason may be missing, and
@@ -104,31 +138,29 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // the beginning, which once continued the line before, is refused.
 func parseField(line string) (name, value string, err error) {
 	at := strings.IndexByte(line, ':')
-	if at < 0 || !plainName(line[:at]) {
+	if at < 0 {
 		return "", "", malformed("a field without a name")
 	}
-	if !plainText(line[at+1:]) {
+	if name = canonicalName(line[:at]); name == "" {
+		return "", "", malformed("a field without a name")
+	}
+	if value = line[at+1:]; !plainText(value) {
 		return "", "", malformed("a field value with a control character")
 	}
-	return textproto.CanonicalMIMEHeaderKey(line[:at]), strings.Trim(line[at+1:], " \t"), nil
-}
-
-// plainText reports whether a text has no control characters but tabs: some of them end
-// a line, or a text, for somebody.
-func plainText(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
+	for value != "" && blank(value[0]) {
+		value = value[1:]
 	}
-	return true
+	for value != "" && blank(value[len(value)-1]) {
+		value = value[:len(value)-1]
+	}
+	return name, value, nil
 }
 
 // frame finds out how the body is framed (RFC 9112 section 6.3). Where two fields say
 // two things, or one says something unknown, nothing is guessed: who gets it wrong
 // takes a part of one answer for the next.
-func frame(resp *http.Response) error {
-	h := resp.Header
+func (a *answer) frame() error {
+	resp, h := &a.Response, a.Header
 	resp.Close = closes(resp)
 	lengths, codings := h["Content-Length"], h["Transfer-Encoding"]
 	length, err := contentLength(lengths)
@@ -148,7 +180,8 @@ func frame(resp *http.Response) error {
 			return malformed("both a length and a transfer coding")
 		}
 		delete(h, "Transfer-Encoding")
-		resp.TransferEncoding = []string{"chunked"}
+		a.coding[0] = "chunked"
+		resp.TransferEncoding = a.coding[:]
 		announced(resp)
 	}
 	switch resp.ContentLength = length; {

@@ -12,19 +12,23 @@ type idle struct {
 	timeout time.Duration
 
 	mu    sync.Mutex
-	conns []*connection // by since, oldest first
+	conns []*connection // as they came: the oldest first, or nearly
 	sweep *time.Timer   // runs while there are any
 }
 
-// take returns a connection that the service has neither closed nor written to,
-// or nil.
-func (i *idle) take() *connection {
+// take returns a connection that the service has neither closed nor written to, or nil.
+//
+// To look costs a system call. Without it a request might be sent on a connection that
+// was closed long ago, and could not be sent again if its method forbids that; and what
+// a service said unasked, a second answer to the request before, would be taken for the
+// answer to this one, which is another client's.
+func (i *idle) take(now time.Time) *connection {
 	for {
 		conn := i.pop()
 		if conn == nil {
 			return nil
 		}
-		if time.Since(conn.since) < i.timeout && conn.probe.silent() {
+		if now.Sub(conn.since) < i.timeout && conn.silent() {
 			return conn
 		}
 		conn.close()
@@ -44,9 +48,10 @@ func (i *idle) pop() *connection {
 	return conn
 }
 
-// put keeps a connection, or closes it when there are enough.
-func (i *idle) put(conn *connection) {
-	conn.since = time.Now()
+// put keeps a connection that is idle since about then, or closes it when there are
+// enough.
+func (i *idle) put(conn *connection, since time.Time) {
+	conn.since = since
 	if !i.add(conn) {
 		conn.close()
 	}
@@ -78,7 +83,7 @@ func (i *idle) stale() (list []*connection) {
 	defer i.mu.Unlock()
 	kept := i.conns[:0]
 	for _, conn := range i.conns {
-		if time.Since(conn.since) < i.timeout && conn.probe.silent() {
+		if time.Since(conn.since) < i.timeout && conn.silent() {
 			kept = append(kept, conn)
 		} else {
 			list = append(list, conn)

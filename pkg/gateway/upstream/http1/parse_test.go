@@ -28,12 +28,13 @@ func (s *script) SetDeadline(time.Time) error      { return nil }
 func (s *script) SetReadDeadline(time.Time) error  { return nil }
 func (s *script) SetWriteDeadline(time.Time) error { return nil }
 
-// ask is what the client makes of an answer, its body read.
-func ask(t testing.TB, method, text string) (*http.Response, string, error) {
+// ask is what the client makes of an answer, its body read, with a buffer of so many bytes:
+// a header that is in it as a whole is read in another way than one that is not.
+func ask(t testing.TB, method, text string, buffer int) (*http.Response, string, error) {
 	t.Helper()
 	c := http1.New(http1.Config{
 		Dial: func(context.Context, string, string) (net.Conn, error) { return &script{*strings.NewReader(text)}, nil },
-		Addr: "service:80", MaxHeader: 16 << 10, ReadBuffer: 64, MaxIdle: 1, IdleTimeout: time.Minute,
+		Addr: "service:80", MaxHeader: 16 << 10, ReadBuffer: buffer, MaxIdle: 1, IdleTimeout: time.Minute,
 	})
 	r, err := http.NewRequestWithContext(t.Context(), method, "http://service/", nil)
 	if err != nil {
@@ -67,47 +68,53 @@ func FuzzAnswerIsReadAsNetHTTPReadsIt(f *testing.F) {
 		if head {
 			method = http.MethodHead
 		}
-		resp, body, err := ask(t, method, text)
-		if resp == nil {
-			return
-		}
-		in := bufio.NewReader(strings.NewReader(text))
-		r := &http.Request{Method: method}
-		theirs, theirErr := http.ReadResponse(in, r)
-		for theirErr == nil && theirs.StatusCode < 200 && theirs.StatusCode != http.StatusSwitchingProtocols {
-			theirs, theirErr = http.ReadResponse(in, r)
-		}
-		if theirErr != nil {
-			t.Fatalf("net/http refuses it: %v\n%q", theirErr, text)
-		}
-		defer theirs.Body.Close()
-		if resp.StatusCode != theirs.StatusCode || resp.ContentLength != theirs.ContentLength {
-			t.Fatalf("%d of %d bytes, for net/http %d of %d\n%q", resp.StatusCode, resp.ContentLength, theirs.StatusCode, theirs.ContentLength, text)
-		}
-		// Fields about the connection are nobody's but the client's.
-		for _, h := range []http.Header{resp.Header, theirs.Header} {
-			for _, name := range []string{"Connection", "Transfer-Encoding", "Trailer", "Content-Length"} {
-				h.Del(name)
-			}
-		}
-		if diff := cmp.Diff(theirs.Header, resp.Header); diff != "" {
-			t.Fatalf("%s\n%q", diff, text)
-		}
-		if resp.StatusCode == http.StatusSwitchingProtocols {
-			return // its body is the connection there, and none here
-		}
-		all, theirErr := io.ReadAll(theirs.Body)
-		switch {
-		case err == nil && theirErr != nil:
-			t.Fatalf("net/http refuses the body: %v\n%q", theirErr, text)
-		case err == nil && body != string(all), !strings.HasPrefix(string(all), body) && !strings.HasPrefix(body, string(all)):
-			t.Fatalf("body %q, for net/http %q\n%q", body, all, text)
-		case err == nil && len(resp.Trailer)+len(theirs.Trailer) > 0:
-			if diff := cmp.Diff(theirs.Trailer, resp.Trailer); diff != "" {
-				t.Fatalf("trailers %s\n%q", diff, text)
-			}
+		for _, buffer := range []int{64, 4 << 10} {
+			compareAnswers(t, method, text, buffer)
 		}
 	})
+}
+
+func compareAnswers(t *testing.T, method, text string, buffer int) {
+	resp, body, err := ask(t, method, text, buffer)
+	if resp == nil {
+		return
+	}
+	in := bufio.NewReader(strings.NewReader(text))
+	r := &http.Request{Method: method}
+	theirs, theirErr := http.ReadResponse(in, r)
+	for theirErr == nil && theirs.StatusCode < 200 && theirs.StatusCode != http.StatusSwitchingProtocols {
+		theirs, theirErr = http.ReadResponse(in, r)
+	}
+	if theirErr != nil {
+		t.Fatalf("net/http refuses it: %v\n%q", theirErr, text)
+	}
+	defer theirs.Body.Close()
+	if resp.StatusCode != theirs.StatusCode || resp.ContentLength != theirs.ContentLength {
+		t.Fatalf("%d of %d bytes, for net/http %d of %d\n%q", resp.StatusCode, resp.ContentLength, theirs.StatusCode, theirs.ContentLength, text)
+	}
+	// Fields about the connection are nobody's but the client's.
+	for _, h := range []http.Header{resp.Header, theirs.Header} {
+		for _, name := range []string{"Connection", "Transfer-Encoding", "Trailer", "Content-Length"} {
+			h.Del(name)
+		}
+	}
+	if diff := cmp.Diff(theirs.Header, resp.Header); diff != "" {
+		t.Fatalf("%s\n%q", diff, text)
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return // its body is the connection there, and none here
+	}
+	all, theirErr := io.ReadAll(theirs.Body)
+	switch {
+	case err == nil && theirErr != nil:
+		t.Fatalf("net/http refuses the body: %v\n%q", theirErr, text)
+	case err == nil && body != string(all), !strings.HasPrefix(string(all), body) && !strings.HasPrefix(body, string(all)):
+		t.Fatalf("body %q, for net/http %q\n%q", body, all, text)
+	case err == nil && len(resp.Trailer)+len(theirs.Trailer) > 0:
+		if diff := cmp.Diff(theirs.Trailer, resp.Trailer); diff != "" {
+			t.Fatalf("trailers %s\n%q", diff, text)
+		}
+	}
 }
 
 // What two readers could understand in two ways is refused, and so is what no server
@@ -148,10 +155,12 @@ func TestAmbiguousAnswersAreRefused(t *testing.T) {
 		"an endless extension":        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + strings.Repeat("a", 64<<10) + "\r\na\r\n0\r\n\r\n",
 		"chunks of next to nothing":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1;"+strings.Repeat("a", 50)+"\r\na\r\n", 1000) + "0\r\n\r\n",
 	} {
-		if resp, body, err := ask(t, http.MethodGet, text); err == nil {
-			t.Errorf("%s: taken as %d %v %q", name, resp.StatusCode, resp.Header, body)
-		} else if errors.Is(err, io.EOF) {
-			t.Errorf("%s: looks like the end of an answer", name)
+		for _, buffer := range []int{64, 4 << 10} {
+			if resp, body, err := ask(t, http.MethodGet, text, buffer); err == nil {
+				t.Errorf("%s: taken as %d %v %q", name, resp.StatusCode, resp.Header, body)
+			} else if errors.Is(err, io.EOF) {
+				t.Errorf("%s: looks like the end of an answer", name)
+			}
 		}
 	}
 }
