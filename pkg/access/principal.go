@@ -8,6 +8,8 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // Kind says by which kind of credential a caller proved who they are.
@@ -66,15 +68,26 @@ type TokenVerifier interface {
 	VerifyToken(ctx context.Context, token string) (*Principal, error)
 }
 
-type principalKey struct{}
-
-// WithPrincipal returns ctx carrying p.
+// WithPrincipal returns ctx carrying p, for whoever is given that context. A nil p
+// hides the one that ctx has.
 func WithPrincipal(ctx context.Context, p *Principal) context.Context {
-	return context.WithValue(ctx, principalKey{}, p)
+	return context.WithValue(ctx, reqctx.CallerKey{}, p)
+}
+
+// Admit makes p the caller of the request whose context ctx is, from now on and
+// for everybody who has that context. It returns ctx, or, outside a request, one
+// that carries p.
+func Admit(ctx context.Context, p *Principal) context.Context {
+	info := reqctx.Carried(ctx)
+	if info == nil {
+		return WithPrincipal(ctx, p)
+	}
+	info.Caller = p
+	return ctx
 }
 
 // PrincipalFrom returns the caller of the request, nil when anonymous.
 func PrincipalFrom(ctx context.Context) *Principal {
-	p, _ := ctx.Value(principalKey{}).(*Principal)
+	p, _ := ctx.Value(reqctx.CallerKey{}).(*Principal)
 	return p
 }

@@ -113,7 +113,9 @@ func (g *Guard) authenticate(c *gin.Context) (*access.Principal, error) {
 	ctx := c.Request.Context()
 	info := reqctx.From(ctx)
 	info.Subject, info.KeyID = p.UserID, p.KeyID
-	c.Request = c.Request.WithContext(access.WithPrincipal(ctx, p))
+	if known := access.Admit(ctx, p); known != ctx {
+		c.Request = c.Request.WithContext(known)
+	}
 	return p, nil
 }
 

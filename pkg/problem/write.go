@@ -98,13 +98,15 @@ func (e *Error) Write(w http.ResponseWriter, requestID string) {
 	_, _ = w.Write(body)
 }
 
-// RetryAfterSeconds formats d as delta seconds (RFC 9110 section 10.2.3),
-// rounded up so that a client that waits exactly that long is never early. A
-// negative d is no wait.
-func RetryAfterSeconds(d time.Duration) string {
+// RetryAfterSeconds formats d as delta seconds (RFC 9110 section 10.2.3); see [Seconds].
+func RetryAfterSeconds(d time.Duration) string { return strconv.FormatInt(Seconds(d), 10) }
+
+// Seconds is d in whole seconds, rounded up so that a client that waits exactly that
+// long is never early. A negative d is no wait.
+func Seconds(d time.Duration) int64 {
 	seconds := int64(d / time.Second)
 	if d%time.Second > 0 {
 		seconds++
 	}
-	return strconv.FormatInt(max(0, seconds), 10)
+	return max(0, seconds)
 }

@@ -24,6 +24,15 @@ type Info struct {
 	Host   string     // canonical: lower case, no port, no trailing dot
 	Path   string     // as the caller who showed a key asked for it; empty where none did
 
+	// Caller is who was let in, an *access.Principal; nil before, and for nobody. It is
+	// for access.Admit and access.PrincipalFrom.
+	Caller any
+
+	blank      bool // see Blank
+	clientText string
+	values     [8]string // see Values
+	valuesUsed int
+
 	// EncodedSlash is the refusal of a request whose path holds an encoded slash, due
 	// unless its route takes them; nil for all other requests.
 	EncodedSlash *problem.Error
@@ -58,6 +67,11 @@ type Info struct {
 	// Sealed are fields for the service whose values nothing else may see. The request
 	// has what may be shown of them, until it leaves.
 	Sealed []SealedField
+
+	// TraceID and SpanID are of a request that is traced, but not recorded here: for those
+	// that are called, and for the log. They are zero where there is a span, or no tracing.
+	TraceID [16]byte
+	SpanID  [8]byte
 
 	// Fields are what policies add to the access log: at most [MaxFields], each value
 	// of at most [MaxFieldValue] bytes.
@@ -106,17 +120,92 @@ func IsFieldName(s string) bool {
 	return len(s) <= maxFieldName
 }
 
+// ClientText is the client's address as text, empty where it is not known.
+func (i *Info) ClientText() string {
+	if i.clientText == "" && i.Client.IsValid() {
+		i.clientText = i.Client.String()
+	}
+	return i.clientText
+}
+
+// SetClient sets the client's address, with its text where that is known to be the
+// canonical one.
+func (i *Info) SetClient(addr netip.Addr, text string) { i.Client, i.clientText = addr, text }
+
+// Values returns n empty strings, for values of fields that live as long as the request. A
+// slice is of its own: what is appended to it goes elsewhere.
+func (i *Info) Values(n int) []string {
+	end := i.valuesUsed + n
+	if end > len(i.values) {
+		return make([]string, n)
+	}
+	v := i.values[i.valuesUsed:end:end]
+	i.valuesUsed = end
+	return v
+}
+
 type key struct{}
+
+// CallerKey is the key of the caller of a request in its context: package access
+// owns what is behind it.
+type CallerKey struct{}
+
+// carrier is a context with an Info. What else is known of every request is in the
+// Info, too, so that it costs no context of its own.
+type carrier struct {
+	context.Context
+	info *Info
+	own  Info // of New
+}
+
+// Value implements [context.Context].
+func (c *carrier) Value(k any) any {
+	switch k.(type) {
+	case key:
+		return c.info
+	case CallerKey:
+		if c.info.Caller != nil {
+			return c.info.Caller
+		}
+	}
+	return c.Context.Value(k)
+}
+
+// New returns ctx carrying an Info that is made with it, and that; the context is ctx when
+// that is [Blank].
+func New(ctx context.Context) (context.Context, *Info) {
+	if info := Carried(ctx); info != nil && info.blank {
+		info.blank = false
+		return ctx, info
+	}
+	c := &carrier{Context: ctx}
+	c.info = &c.own
+	return c, c.info
+}
+
+// Blank returns ctx with an Info that nobody has filled in yet: [New] takes it, so that
+// the request need not be given another context.
+func Blank(ctx context.Context) context.Context {
+	ctx, info := New(ctx)
+	info.blank = true
+	return ctx
+}
 
 // With returns ctx carrying info.
 func With(ctx context.Context, info *Info) context.Context {
-	return context.WithValue(ctx, key{}, info)
+	return &carrier{Context: ctx, info: info}
+}
+
+// Carried is the Info of ctx, nil outside a request.
+func Carried(ctx context.Context) *Info {
+	info, _ := ctx.Value(key{}).(*Info)
+	return info
 }
 
 // From returns the request's facts. Outside a request it returns a fresh empty
 // Info, never nil, so that callers need no check.
 func From(ctx context.Context) *Info {
-	if info, ok := ctx.Value(key{}).(*Info); ok {
+	if info := Carried(ctx); info != nil {
 		return info
 	}
 	return &Info{}

@@ -143,7 +143,9 @@ func (d *door) admit(r *http.Request) (*http.Request, error) {
 	ctx := r.Context()
 	info := reqctx.From(ctx)
 	info.Subject, info.KeyID, info.App = principal.UserID, principal.KeyID, principal.App
-	r = r.WithContext(access.WithPrincipal(ctx, principal))
+	if known := access.Admit(ctx, principal); known != ctx {
+		r = r.WithContext(known)
+	}
 	if err := d.authorise(principal); err != nil {
 		return r, err
 	}

@@ -6,13 +6,13 @@ package concurrency
 import (
 	"errors"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/limitfields"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // Name is the name of the policy in the document.
@@ -39,7 +39,7 @@ type Limit struct {
 // step is the compiled form.
 type step struct {
 	limits []Limit
-	policy string // the field RateLimit-Policy
+	policy *limitfields.Policies // the field RateLimit-Policy
 	now    func() time.Time
 }
 
@@ -53,14 +53,14 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 	for i, l := range limits {
 		items[i] = limitfields.Policy(l.Name, limitfields.ConcurrentRequests, l.Places.Limit(), 0)
 	}
-	s.policy = strings.Join(items, ", ")
+	s.policy = limitfields.NewPolicies(items)
 	return policy.Step{
 		Apply: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				var space [4]ratelimit.Place // most routes have few limits
 				places, left, err := s.acquire(space[:0], r)
 				defer release(places)
-				limitfields.Add(w.Header(), s.policy, left, err != nil, s.now())
+				limitfields.Add(reqctx.From(r.Context()), w.Header(), s.policy, left, err != nil, s.now())
 				if err != nil {
 					policy.Refuse(w, r, Name, err)
 					return

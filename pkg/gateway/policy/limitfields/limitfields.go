@@ -7,9 +7,12 @@ package limitfields
 import (
 	"net/http"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/problem"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // Unit is what a limit counts, as the draft names it.
@@ -43,38 +46,87 @@ type Left struct {
 	Retry     time.Duration // of a refusal: until the units that were asked for can be had; 0: as Reset
 }
 
-// Add tells of limits: policies are those of one step, joined with ", ", and left is
-// the one of them that is nearest to its end. Where an earlier
-// step has told of others, these come after them. The fields with room for one tell
-// of the first limit with a window, or of the one that has refused the request.
-func Add(h http.Header, policies string, left Left, refused bool, now time.Time) {
-	add(h, "Ratelimit-Policy", policies)
+// Policies are the limits of one step. They are safe for concurrent use.
+type Policies struct {
+	own   []string // one value, which is never changed
+	after atomic.Pointer[joined]
+}
+
+// joined is what the policies are after those of an earlier step, which are nearly always
+// the same.
+type joined struct {
+	before string
+	value  []string
+}
+
+// NewPolicies makes those of a step, each made by [Policy].
+func NewPolicies(items []string) *Policies {
+	return &Policies{own: []string{strings.Join(items, ", ")}}
+}
+
+// field is the value of RateLimit-Policy after another one.
+func (p *Policies) field(before []string) []string {
+	if len(before) == 0 {
+		return p.own
+	}
+	known := p.after.Load()
+	if known == nil || known.before != before[0] {
+		known = &joined{before[0], []string{before[0] + ", " + p.own[0]}}
+		p.after.Store(known)
+	}
+	return known.value
+}
+
+// Add tells of limits: policies are those of one step, and left is the one of them that is
+// nearest to its end. Where an earlier step has told of others, these come after them. The
+// fields with room for one tell of the first limit with a window, or of the one that has
+// refused the request. The values are kept in the request's info.
+func Add(info *reqctx.Info, h http.Header, policies *Policies, left Left, refused bool, now time.Time) {
+	h[fieldPolicy] = policies.field(h[fieldPolicy])
 	if left == (Left{}) {
 		return
 	}
-	remaining := strconv.FormatInt(left.Remaining, 10)
-	item := strconv.Quote(left.Name) + ";r=" + remaining
+	var space [192]byte
+	text := space[:0]
+	if before := h[fieldLeft]; len(before) > 0 {
+		text = append(append(text, before[0]...), ", "...)
+	}
+	text = append(strconv.AppendQuote(text, left.Name), ";r="...)
+	text = strconv.AppendInt(text, left.Remaining, 10)
 	// t must not be later than Retry-After (section 4.3 of the draft).
 	until := left.Reset
 	if left.Retry > 0 {
 		until = left.Retry
 	}
 	if until > 0 {
-		item += ";t=" + problem.RetryAfterSeconds(until)
+		text = strconv.AppendInt(append(text, ";t="...), problem.Seconds(until), 10)
 	}
-	add(h, "Ratelimit", item)
-	if !refused && (left.Reset == 0 || h["X-Ratelimit-Limit"] != nil) {
+	if !refused && (left.Reset == 0 || h[fieldLimit] != nil) {
+		value := info.Values(1)
+		value[0] = string(text)
+		h[fieldLeft] = value
 		return
 	}
-	h["X-Ratelimit-Limit"] = []string{strconv.FormatInt(left.Limit, 10)}
-	h["X-Ratelimit-Remaining"] = []string{remaining}
-	h["X-Ratelimit-Reset"] = []string{strconv.FormatInt(now.Add(left.Reset).Unix(), 10)}
+	// All values share their memory: every request of a route with a limit gets here.
+	var ends [4]int
+	ends[0] = len(text)
+	for i, n := range [...]int64{left.Limit, left.Remaining, now.Add(left.Reset).Unix()} {
+		text = strconv.AppendInt(text, n, 10)
+		ends[i+1] = len(text)
+	}
+	all, values, begin := string(text), info.Values(len(ends)), 0
+	for i, name := range [...]string{fieldLeft, fieldLimit, fieldRemaining, fieldReset} {
+		values[i] = all[begin:ends[i]]
+		h[name] = values[i : i+1 : i+1]
+		begin = ends[i]
+	}
 }
 
-// add puts an item at the end of a list.
-func add(h http.Header, name, item string) {
-	if before := h[name]; len(before) > 0 {
-		item = before[0] + ", " + item
-	}
-	h[name] = []string{item}
-}
+// The fields, in canonical form.
+const (
+	fieldPolicy    = "Ratelimit-Policy"
+	fieldLeft      = "Ratelimit"
+	fieldLimit     = "X-Ratelimit-Limit"
+	fieldRemaining = "X-Ratelimit-Remaining"
+	fieldReset     = "X-Ratelimit-Reset"
+)

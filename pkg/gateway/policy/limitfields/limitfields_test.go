@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy/limitfields"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
@@ -51,7 +52,7 @@ func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
 	} {
 		h := http.Header{}
 		for _, s := range c.steps {
-			limitfields.Add(h, s.policies, s.left, s.refused, now)
+			limitfields.Add(new(reqctx.Info), h, limitfields.NewPolicies([]string{s.policies}), s.left, s.refused, now)
 		}
 		want := c.oneOfThese
 		want["Ratelimit-Policy"] = []string{c.policy}

@@ -47,8 +47,8 @@ type Quota struct {
 // step is the compiled form.
 type step struct {
 	quotas []Quota
-	policy string // the field RateLimit-Policy
-	asks   bool   // one of the quotas has a CostHeader
+	policy *limitfields.Policies // the field RateLimit-Policy
+	asks   bool                  // one of the quotas has a CostHeader
 	now    func() time.Time
 }
 
@@ -69,7 +69,7 @@ func New(quotas []Quota, now func() time.Time) (policy.Step, error) {
 		of := q.Meter.Quota()
 		items[i] = limitfields.Policy(of.Name, limitfields.Requests, of.Limit, of.Period.Window())
 	}
-	s.policy = strings.Join(items, ", ")
+	s.policy = limitfields.NewPolicies(items)
 	return policy.Step{
 		Apply: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.apply(next, w, r) })
@@ -106,7 +106,7 @@ func (s *step) applyAsking(next http.Handler, w http.ResponseWriter, r *http.Req
 // admit reserves, and answers the requests for which there is not enough.
 func (s *step) admit(x *exchange, w http.ResponseWriter, r *http.Request) bool {
 	left, err := x.reserve(r)
-	limitfields.Add(w.Header(), s.policy, left, err != nil, s.now())
+	limitfields.Add(reqctx.From(r.Context()), w.Header(), s.policy, left, err != nil, s.now())
 	if err != nil {
 		policy.Refuse(w, r, Name, err)
 	}

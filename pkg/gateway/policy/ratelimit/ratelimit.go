@@ -8,13 +8,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/limitfields"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/ratelimit"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // Name is the name of the policy in the document.
@@ -53,7 +53,7 @@ type Limit struct {
 // step is the compiled form.
 type step struct {
 	limits []Limit
-	policy string // the field RateLimit-Policy
+	policy *limitfields.Policies // the field RateLimit-Policy
 	now    func() time.Time
 }
 
@@ -69,12 +69,12 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 		of := l.Counter.Limit()
 		items[i] = limitfields.Policy(l.Name, limitfields.Requests, of.Quota, of.Window)
 	}
-	s.policy = strings.Join(items, ", ")
+	s.policy = limitfields.NewPolicies(items)
 	return policy.Step{
 		Apply: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				o := s.take(r)
-				s.tell(w.Header(), o)
+				s.tell(r, w.Header(), o)
 				if o.refusal != nil {
 					policy.Refuse(w, r, Name, o.refusal)
 					return
@@ -172,7 +172,7 @@ func refusal(name string, d ratelimit.Decision) error {
 }
 
 // tell writes what is left, of the limit that is nearest to its end.
-func (s *step) tell(h http.Header, o outcome) {
+func (s *step) tell(r *http.Request, h http.Header, o outcome) {
 	if o.alone {
 		h["X-Ratelimit-Scope"] = []string{"replica"}
 	}
@@ -181,5 +181,5 @@ func (s *step) tell(h http.Header, o outcome) {
 		d := &o.decision
 		left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter, Retry: d.RetryAfter}
 	}
-	limitfields.Add(h, s.policy, left, o.refusal != nil, s.now())
+	limitfields.Add(reqctx.From(r.Context()), h, s.policy, left, o.refusal != nil, s.now())
 }
