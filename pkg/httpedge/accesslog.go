@@ -1,6 +1,7 @@
 package httpedge
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"time"
@@ -26,21 +27,19 @@ func (o *observer) log(r *http.Request, x *exchange) {
 	if !handler.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 16)
-	attrs = append(attrs,
+	space := o.attrs.Get().(*[]slog.Attr)
+	attrs := append((*space)[:0],
 		slog.String("method", bounded(r.Method, maxLoggedMethodBytes)),
 		slog.String("path", bounded(x.path, maxLoggedPathBytes)),
 		slog.Int("status", x.status),
 		slog.Int64("bytes", x.bytes),
 		slog.Float64("duration_ms", milliseconds(x.elapsed)))
-	if x.info.Client.IsValid() {
-		attrs = append(attrs, slog.String("client", x.info.Client.String()))
-	}
 	text := func(name, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(name, value))
 		}
 	}
+	text("client", x.info.ClientText())
 	text("host", WithoutCredentials(x.info.Host))
 	text("route", x.info.Route)
 	text("service", x.info.Service)
@@ -57,9 +56,26 @@ func (o *observer) log(r *http.Request, x *exchange) {
 		attrs = append(attrs, slog.Any("err", x.info.Err))
 	}
 	// The logger itself would find out its caller and the time, both again.
-	record := slog.NewRecord(x.start.Add(x.elapsed), level, "request", 0)
+	at := x.start.Add(x.elapsed)
+	defer func() {
+		clear(attrs) // they would keep what they show
+		*space = attrs
+		o.attrs.Put(space)
+	}()
+	if plain, ok := handler.(plainHandler); ok && plain.HandlePlain(ctx, at, level, message, attrs) {
+		return
+	}
+	record := slog.NewRecord(at, level, message, 0)
 	record.AddAttrs(attrs...)
 	_ = handler.Handle(ctx, record)
+}
+
+const message = "request"
+
+// plainHandler is a handler that can do with less than a record. It reports whether it
+// has taken the line.
+type plainHandler interface {
+	HandlePlain(ctx context.Context, at time.Time, level slog.Level, message string, attrs []slog.Attr) bool
 }
 
 // milliseconds keeps three decimals: the microseconds.

@@ -84,13 +84,16 @@ func parseEntry(entry string) (netip.Addr, bool) {
 	return addr.Unmap(), true
 }
 
-// peerAddress is the address part of http.Request.RemoteAddr; the zero Addr
-// when there is none, as behind a Unix socket. The zone of a link-local peer is
-// dropped: networks are configured without.
-func peerAddress(remote string) netip.Addr {
+// peerAddress is the address part of http.Request.RemoteAddr, and its text where that is
+// the canonical one, else empty; the zero Addr when there is none, as behind a Unix socket.
+// The zone of a link-local peer is dropped: networks are configured without.
+func peerAddress(remote string) (addr netip.Addr, text string) {
 	peer, err := netip.ParseAddrPort(remote)
 	if err != nil {
-		return netip.Addr{}
+		return netip.Addr{}, ""
 	}
-	return peer.Addr().Unmap().WithZone("")
+	if peer.Addr().Is4() { // which has no other form
+		text = remote[:strings.LastIndexByte(remote, ':')]
+	}
+	return peer.Addr().Unmap().WithZone(""), text
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 func prefixes(list ...string) []netip.Prefix {
@@ -56,7 +58,7 @@ func TestClientAddress(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.lines}}
-			if got := newProxies(c.trusted).describe(r).Client.String(); got != c.want {
+			if got := described(newProxies(c.trusted), r).Client.String(); got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 		})
@@ -99,7 +101,7 @@ func TestNobodyForgesAClientAddress(t *testing.T) {
 		// The client wrote what it liked; each of our proxies appended its peer.
 		entries := append(append(append([]string(nil), forged...), client), hops...)
 		r := &http.Request{RemoteAddr: "10.0.0.1:80", Header: http.Header{"X-Forwarded-For": spread(t, entries)}}
-		if got := trusted.describe(r).Client.String(); got != client {
+		if got := described(trusted, r).Client.String(); got != client {
 			t.Fatalf("got %s, want %s from %q", got, client, entries)
 		}
 	})
@@ -112,7 +114,7 @@ func TestUntrustedPeerIsTheClient(t *testing.T) {
 		r := &http.Request{RemoteAddr: "203.0.113.5:80", Header: http.Header{
 			"X-Forwarded-For": spread(t, forged), "X-Forwarded-Proto": {"https"}, "X-Request-Id": {"forged"},
 		}}
-		info := trusted.describe(r)
+		info := described(trusted, r)
 		if info.Client.String() != "203.0.113.5" || info.Scheme != "http" || info.ID == "forged" {
 			t.Fatalf("got %+v", info)
 		}
@@ -135,14 +137,21 @@ func FuzzClientAddress(f *testing.F) {
 	f.Add("10.0.0.1:80", "198.51.100.1, 10.0.0.2", "unknown")
 	f.Add("[::1]:80", "[2001:db8::1]:443", "fe80::1%eth0,")
 	f.Add("@", "", ",,,")
+	f.Add("198.51.100.7:1", "", "")
 	trusted := newProxies(prefixes("10.0.0.0/8", "::1/128", "fe80::/10"))
 	f.Fuzz(func(t *testing.T, remote, first, second string) {
 		r := &http.Request{RemoteAddr: remote, Header: http.Header{"X-Forwarded-For": {first, second}}}
-		got := trusted.describe(r).Client
+		got := described(trusted, r).Client
 		if got.Zone() != "" || got.Is4In6() {
 			t.Fatalf("%s is not canonical", got)
 		}
-		peer := peerAddress(remote)
+		peer, text := peerAddress(remote)
+		if text != "" && text != peer.String() {
+			t.Fatalf("the text of %s is %q", peer, text)
+		}
+		if info := described(trusted, r); info.Client.IsValid() && info.ClientText() != info.Client.String() {
+			t.Fatalf("the text of the client %s is %q", info.Client, info.ClientText())
+		}
 		if !trusted.contain(peer) && got != peer {
 			t.Fatalf("untrusted peer %s became %s", peer, got)
 		}
@@ -162,4 +171,10 @@ func BenchmarkClientAddress(b *testing.B) {
 	for b.Loop() {
 		trusted.client(peer, lines)
 	}
+}
+
+func described(p proxies, r *http.Request) *reqctx.Info {
+	info := new(reqctx.Info)
+	p.describe(info, r)
+	return info
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -19,8 +20,8 @@ import (
 // scopeName is the instrumentation scope of what Observe records.
 const scopeName = "github.com/keywarden/keywarden/pkg/httpedge"
 
-// ObserveOptions says where the observations go. All but TrustIncomingTrace
-// and Ended are required; the no-op providers of OpenTelemetry switch a part off.
+// ObserveOptions says where the observations go. All but Draw,
+// TrustIncomingTrace and Ended are required; the no-op providers of OpenTelemetry switch a part off.
 type ObserveOptions struct {
 	Logger         *slog.Logger // should add request and trace id from the context
 	MeterProvider  metric.MeterProvider
@@ -29,6 +30,11 @@ type ObserveOptions struct {
 	// Ended is told of each request once it is over, from the goroutine that served
 	// it; it must be quick, and keep neither pointer. It may be nil.
 	Ended func(info *reqctx.Info, e Ended)
+
+	// Draw decides whether the trace of a request is recorded, before anything is made for
+	// it: it returns the context to start it in, nil when it is not, and its id. Absent, or
+	// where incoming traces are trusted, the tracer decides.
+	Draw func(ctx context.Context) (recorded context.Context, id trace.TraceID)
 
 	// TrustIncomingTrace makes the span a child of the caller's. Otherwise a
 	// trace of our own begins, linked to the caller's: a stranger must not choose
@@ -57,8 +63,9 @@ func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 	ob := &observer{
 		logger:  o.Logger,
 		ended:   o.Ended,
-		tracing: newTracing(o.TracerProvider, o.TrustIncomingTrace),
+		tracing: newTracing(o),
 		series:  newSeriesCache(),
+		attrs:   sync.Pool{New: func() any { return new(make([]slog.Attr, 0, 16+reqctx.MaxFields)) }},
 	}
 	if err := ob.instrument(o.MeterProvider); err != nil {
 		return nil, fmt.Errorf("observing requests: %w", err)
@@ -74,6 +81,7 @@ type observer struct {
 	tracing  tracing
 	duration metric.Float64Histogram
 	series   *seriesCache
+	attrs    sync.Pool // of *[]slog.Attr, for lines of the log
 	active   activeRequests
 }
 
@@ -109,7 +117,7 @@ func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 		x.start = time.Now()
 	}
 	res := wrapResponse(w, r)
-	r, span := o.tracing.start(r, x.method)
+	r, span := o.tracing.start(r, x.method, x.info)
 	if o.ended != nil {
 		res.countBody(r)
 	}

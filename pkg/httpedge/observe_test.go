@@ -648,3 +648,29 @@ func BenchmarkObserve(b *testing.B) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+func TestATraceThatIsNotDrawnHasAnIDAndNoSpan(t *testing.T) {
+	drawn := trace.TraceID{15: 7}
+	for name, recorded := range map[string]bool{"recorded": true, "not recorded": false} {
+		e := newEdge(t, func(o *httpedge.ObserveOptions) {
+			o.Draw = func(ctx context.Context) (context.Context, trace.TraceID) {
+				if recorded {
+					return ctx, drawn
+				}
+				return nil, drawn
+			}
+		})
+		e.do(httptest.NewRequest(http.MethodGet, "/", nil), func(_ http.ResponseWriter, r *http.Request) {
+			span, info := trace.SpanFromContext(r.Context()), reqctx.From(r.Context())
+			if span.IsRecording() != recorded || (info.TraceID == drawn) == recorded || (info.SpanID == [8]byte{}) != recorded {
+				t.Errorf("%s: a span %v, the request's trace is %x, its span %x", name, span.IsRecording(), info.TraceID, info.SpanID)
+			}
+		})
+		if n := len(e.spans.GetSpans()); (n == 1) != recorded {
+			t.Errorf("%s: %d spans", name, n)
+		}
+		if id := e.lines(t, 1)[0]["trace_id"]; (id == drawn.String()) == recorded || id == nil {
+			t.Errorf("%s: the log has the trace %v", name, id)
+		}
+	}
+}

@@ -11,6 +11,7 @@
 package httpedge
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -37,29 +38,52 @@ func RequestInfo(trusted []netip.Prefix) func(http.Handler) http.Handler {
 	proxies := newProxies(trusted)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			info := proxies.describe(r)
-			w.Header()[HeaderRequestID] = []string{info.ID}
-			next.ServeHTTP(w, r.WithContext(reqctx.With(r.Context(), info)))
+			ctx, info := reqctx.New(r.Context())
+			proxies.describe(info, r)
+			id := info.Values(1)
+			id[0] = info.ID
+			w.Header()[HeaderRequestID] = id
+			if ctx != r.Context() {
+				r = r.WithContext(ctx)
+			}
+			next.ServeHTTP(w, r)
 		})
 	}
 }
 
-func (p proxies) describe(r *http.Request) *reqctx.Info {
-	info := &reqctx.Info{Start: time.Now(), Client: peerAddress(r.RemoteAddr), Scheme: "http"}
+// describe fills in info, which is empty.
+func (p proxies) describe(info *reqctx.Info, r *http.Request) {
+	info.Start, info.Scheme = time.Now(), "http"
+	info.SetClient(peerAddress(r.RemoteAddr))
 	if r.TLS != nil {
 		info.Scheme = "https"
 	}
 	if p.contain(info.Client) {
 		info.ID = forwardedID(r.Header)
-		info.Client = p.client(info.Client, r.Header["X-Forwarded-For"])
+		if client := p.client(info.Client, r.Header["X-Forwarded-For"]); client != info.Client {
+			info.SetClient(client, "")
+		}
 		if scheme := forwardedScheme(r.Header); scheme != "" {
 			info.Scheme = scheme
 		}
 	}
 	if info.ID == "" {
-		info.ID = uuid.Must(uuid.NewV7()).String() // fails only when the machine has no randomness
+		info.ID = newRequestID(info.Start)
 	}
-	return info
+}
+
+// newRequestID makes a UUID of version 7 (RFC 9562 section 5.7): ids of later requests sort
+// behind those of earlier ones. Within a millisecond their order is chance.
+func newRequestID(now time.Time) string {
+	var id uuid.UUID
+	_, _ = rand.Read(id[6:]) // never fails: the program ends when the machine has no randomness
+	ms := now.UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	id[6] = id[6]&0x0f | 0x70
+	id[8] = id[8]&0x3f | 0x80
+	return id.String()
 }
 
 // forwardedID is the id a trusted proxy gave the request, empty when it is

@@ -2,6 +2,8 @@ package httpedge
 
 import (
 	"context"
+	"encoding/binary"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -13,6 +15,8 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // Attributes of spans that the conventions have no name for.
@@ -35,16 +39,18 @@ const (
 type tracing struct {
 	tracer trace.Tracer
 	trust  bool
-	off    bool // the tracer does nothing: do not even ask it
+	draw   func(ctx context.Context) (recorded context.Context, id trace.TraceID) // nil: ask the tracer
+	off    bool                                                                   // the tracer does nothing: do not even ask it
 	kind   []trace.SpanStartOption
 }
 
-func newTracing(provider trace.TracerProvider, trust bool) tracing {
-	tracer := provider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL))
+func newTracing(o ObserveOptions) tracing {
+	tracer := o.TracerProvider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL))
 	_, off := tracer.(noop.Tracer)
 	return tracing{
 		tracer: tracer,
-		trust:  trust,
+		trust:  o.TrustIncomingTrace,
+		draw:   o.Draw,
 		off:    off,
 		kind:   []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)},
 	}
@@ -52,8 +58,17 @@ func newTracing(provider trace.TracerProvider, trust bool) tracing {
 
 // start begins the request's span. Most spans are not sampled, so everything
 // that only a recorded one needs waits until that is known.
-func (t *tracing) start(r *http.Request, m method) (*http.Request, trace.Span) {
+func (t *tracing) start(r *http.Request, m method, info *reqctx.Info) (*http.Request, trace.Span) {
 	ctx := r.Context()
+	if t.draw != nil && !t.trust {
+		recorded, id := t.draw(ctx)
+		if recorded == nil {
+			info.TraceID = id
+			binary.NativeEndian.PutUint64(info.SpanID[:], rand.Uint64()|1) //nolint:gosec // it has to be different, not secret
+			return r, noop.Span{}
+		}
+		ctx = recorded
+	}
 	if t.trust {
 		if remote := incoming(ctx, r.Header, true); remote.IsValid() {
 			ctx = trace.ContextWithRemoteSpanContext(ctx, remote)

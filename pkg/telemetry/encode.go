@@ -2,12 +2,15 @@ package telemetry
 
 import (
 	"context"
+	"encoding/hex"
 	"io"
 	"log/slog"
 	"math"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // plainEncoder writes the lines that make up nearly all of a log, such as those
@@ -31,26 +34,39 @@ func newPlainEncoder(out io.Writer) *plainEncoder {
 // handle writes a record and the ids of its context; done is false when it did
 // not, because something in the record is not plain.
 func (e *plainEncoder) handle(ctx context.Context, r slog.Record) (done bool, err error) {
-	if r.Time.IsZero() || len(r.Message) > maxValueBytes || !plainText(r.Message) {
+	var space [16]slog.Attr
+	attrs := space[:0]
+	if r.NumAttrs() > len(space) {
+		attrs = make([]slog.Attr, 0, r.NumAttrs())
+	}
+	r.Attrs(func(a slog.Attr) bool { attrs = append(attrs, a); return true })
+	return e.line(ctx, r.Time, r.Level, r.Message, attrs)
+}
+
+// line is handle for the parts of a record.
+func (e *plainEncoder) line(ctx context.Context, at time.Time, level slog.Level, message string, attrs []slog.Attr) (done bool, err error) {
+	if at.IsZero() || len(message) > maxValueBytes || !plainText(message) {
 		return false, nil
 	}
-	if year := r.Time.Year(); year < 0 || year > 9999 { // has no form in RFC 3339
+	if year := at.Year(); year < 0 || year > 9999 { // has no form in RFC 3339
 		return false, nil
 	}
 	pooled := e.buffers.Get().(*[]byte)
 	b := append((*pooled)[:0], `{"time":"`...)
-	b = r.Time.AppendFormat(b, time.RFC3339Nano)
+	b = at.AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","level":"`...)
-	b = append(b, r.Level.String()...)
+	b = append(b, level.String()...)
 	b = append(b, `","msg":"`...)
-	b = append(b, r.Message...)
+	b = append(b, message...)
 	b = append(b, '"')
 	plain := true
-	r.Attrs(func(a slog.Attr) bool {
-		b, plain = appendPlain(b, a)
-		return plain
-	})
+	for _, a := range attrs {
+		if b, plain = appendPlain(b, a); !plain {
+			break
+		}
+	}
 	if plain {
+		b = appendUnrecorded(b, ctx)
 		var space [3]slog.Attr
 		for _, id := range appendIDs(ctx, space[:0]) {
 			if b, plain = appendPlain(b, id); !plain {
@@ -67,6 +83,19 @@ func (e *plainEncoder) handle(ctx context.Context, r slog.Record) (done bool, er
 		e.buffers.Put(pooled)
 	}
 	return plain, err
+}
+
+// appendUnrecorded appends the ids of a trace that is not recorded here.
+func appendUnrecorded(b []byte, ctx context.Context) []byte {
+	info := reqctx.Carried(ctx)
+	if info == nil || info.TraceID == [16]byte{} {
+		return b
+	}
+	b = append(b, `,"`+attrTraceID+`":"`...)
+	b = hex.AppendEncode(b, info.TraceID[:])
+	b = append(b, `","`+attrSpanID+`":"`...)
+	b = hex.AppendEncode(b, info.SpanID[:])
+	return append(b, '"')
 }
 
 // appendPlain appends an attribute; false when it is not plain.

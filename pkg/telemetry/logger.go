@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -66,6 +67,16 @@ type contextHandler struct {
 	plain *plainEncoder // nil for text, and once anything was added to the handler
 }
 
+// HandlePlain is Handle for the parts of a record, without what making one costs. It
+// reports whether it has written the line; it leaves those alone that are not plain.
+func (h *contextHandler) HandlePlain(ctx context.Context, at time.Time, level slog.Level, message string, attrs []slog.Attr) bool {
+	if h.plain == nil {
+		return false
+	}
+	done, _ := h.plain.line(ctx, at, level, message, attrs)
+	return done
+}
+
 // Handle implements slog.Handler.
 func (h *contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	if h.plain != nil {
@@ -74,7 +85,7 @@ func (h *contextHandler) Handle(ctx context.Context, r slog.Record) error {
 		}
 	}
 	var buf [3]slog.Attr
-	ids := appendIDs(ctx, buf[:0])
+	ids := appendIDs(ctx, appendUnrecordedIDs(ctx, buf[:0]))
 	if len(ids) == 0 {
 		return h.Handler.Handle(ctx, r)
 	}
@@ -88,6 +99,16 @@ func (h *contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	r = r.Clone() // records share their tail: adding to one must not change another
 	r.AddAttrs(ids...)
 	return h.Handler.Handle(ctx, r)
+}
+
+// appendUnrecordedIDs is [appendUnrecorded] for records.
+func appendUnrecordedIDs(ctx context.Context, ids []slog.Attr) []slog.Attr {
+	if info := reqctx.Carried(ctx); info != nil && info.TraceID != [16]byte{} {
+		ids = append(ids,
+			slog.String(attrTraceID, trace.TraceID(info.TraceID).String()),
+			slog.String(attrSpanID, trace.SpanID(info.SpanID).String()))
+	}
+	return ids
 }
 
 func appendIDs(ctx context.Context, ids []slog.Attr) []slog.Attr {

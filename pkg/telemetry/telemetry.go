@@ -74,6 +74,7 @@ type Telemetry struct {
 	registry *prometheus.Registry
 	meters   *sdkmetric.MeterProvider
 	tracers  trace.TracerProvider
+	draw     Draw
 	stop     func(context.Context) error // flushes and ends the tracing
 	logger   *slog.Logger
 }

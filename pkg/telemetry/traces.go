@@ -40,9 +40,13 @@ func (t *Telemetry) startTraces(ctx context.Context, o Options, res *resource.Re
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithResource(res),
 		sdktrace.WithSampler(sampler),
+		sdktrace.WithIDGenerator(drawnIDs{}),
 		sdktrace.WithBatcher(exporter),
 	)
 	t.tracers = provider
+	if !o.TrustIncomingTrace && strings.TrimSpace(o.Environ("OTEL_TRACES_SAMPLER")) == "" {
+		t.draw = newDraw(sampler)
+	}
 	t.stop = func(ctx context.Context) error {
 		err := provider.Shutdown(ctx)
 		// When ctx ends first, the batcher leaves its export running behind; a
