@@ -72,23 +72,30 @@ type Config struct {
 type Service struct {
 	config  Config
 	byState map[*balance.State]*Target
-	plain   bool
 }
 
 // New makes a service.
 func New(c Config) *Service {
 	s := &Service{config: c, byState: make(map[*balance.State]*Target, len(c.Targets))}
-	s.plain = len(c.Targets) > 0
 	for _, t := range c.Targets {
 		s.byState[t.State] = t
-		s.plain = s.plain && t.Pool.Plain()
 	}
 	return s
 }
 
-// Plain reports whether all targets are spoken to by HTTP/1.1 without TLS, on the
-// goroutine of the request.
-func (s *Service) Plain() bool { return s.plain }
+// Plain reports whether all targets are spoken to by HTTP/1.1, on the goroutine of the
+// request. Of a target with TLS that is known once it has answered.
+func (s *Service) Plain() bool {
+	for _, t := range s.config.Targets {
+		if !t.Pool.Plain() {
+			return false
+		}
+	}
+	return len(s.config.Targets) > 0
+}
+
+// Queues reports whether a request may have to wait before it is sent to a target.
+func (s *Service) Queues() bool { return s.config.Bulkhead != nil }
 
 // Targets are the targets of the service.
 func (s *Service) Targets() []*Target { return s.config.Targets }
@@ -99,6 +106,10 @@ type Exchange struct {
 	Hash uint64 // for consistent hashing
 	Host string // what the target is told as Host; empty: its own
 	Body Body   // of the request; nil: it has none
+
+	// Deadline is when the exchange has to be over, where its context does not say so; zero
+	// is never. No attempt begins after it.
+	Deadline time.Time
 
 	target   *Target
 	tried    []*balance.State
@@ -115,6 +126,9 @@ type Body interface {
 	// Spoiled reports whether reading it has failed, which is no fault of the target's.
 	Spoiled() bool
 }
+
+// late reports whether the time of the exchange is over.
+func (x *Exchange) late(now time.Time) bool { return !x.Deadline.IsZero() && !now.Before(x.Deadline) }
 
 // Target is the one that was tried last; nil before the first.
 func (x *Exchange) Target() *Target { return x.target }
@@ -210,7 +224,11 @@ func (s *Service) attempts(ctx context.Context, x *Exchange, out *http.Request) 
 			return resp, err, failed
 		}
 		discard(resp)
-		if pause := resilience.Backoff(s.config.Retry.Backoff, s.config.Retry.MaxBackoff, x.Attempts); !wait(ctx, pause) {
+		pause := resilience.Backoff(s.config.Retry.Backoff, s.config.Retry.MaxBackoff, x.Attempts)
+		if !x.Deadline.IsZero() {
+			pause = min(pause, x.Deadline.Sub(s.config.Now())) // the next attempt fails by it at once
+		}
+		if !wait(ctx, pause) {
 			return nil, context.Cause(ctx), failed
 		}
 		// A request that has failed may still be in the hands of its transport.
@@ -280,7 +298,7 @@ func timedOut(ctx context.Context) bool { return !errors.Is(context.Cause(ctx), 
 // and if it has no body, of which a part may be gone (RFC 9110 section 9.2.2).
 func (s *Service) again(ctx context.Context, x *Exchange, out *http.Request, resp *http.Response, err error) bool {
 	r := &s.config.Retry
-	if x.Attempts >= r.Attempts || ctx.Err() != nil || errors.Is(err, ErrNoTarget) {
+	if x.Attempts >= r.Attempts || ctx.Err() != nil || errors.Is(err, ErrNoTarget) || x.late(s.config.Now()) {
 		return false
 	}
 	reason := reasonOf(resp, err)

@@ -3,26 +3,26 @@ package proxy
 import (
 	"net/http"
 
+	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy/lookalike"
 )
 
-// removeCredentials keeps the caller's credential from the service. On a route
-// that authenticates, Authorization was for the gateway, and a service that the
-// gateway shows a credential of its own gets none of the caller's. On another it is between
-// client and service, unless it holds a key or an access token of this platform
-// by mistake: whoever has that may act for the user.
-func removeCredentials(h http.Header, authenticated bool, issuer string) {
-	if authenticated {
-		delete(h, "Authorization")
-		return
+// keepsAuthorization reports whether the service is told the Authorization of the
+// caller. On a route that authenticates it was for the gateway, a service that the
+// gateway shows a credential of its own gets none of the caller's, and a copy of a
+// request has none. On another it is between client and service, unless it holds a key
+// or an access token of this platform by mistake: whoever has that may act for the user.
+func (s *Service) keepsAuthorization(x *exchange, caller *access.Principal, received http.Header) bool {
+	if x.route.authenticated || caller != nil || s.credential != nil || x.route.mirrored || !x.info.Authorization.Empty() {
+		return false
 	}
-	for _, v := range h["Authorization"] {
-		if lookalike.Key(v) || lookalike.Token(v, issuer) {
-			delete(h, "Authorization")
-			return
+	for _, v := range received["Authorization"] {
+		if lookalike.Key(v) || lookalike.Token(v, s.proxy.issuer) {
+			return false
 		}
 	}
+	return true
 }
 
 // present sends the request with the credential of the service, which is put there

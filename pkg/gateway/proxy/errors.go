@@ -54,11 +54,12 @@ const StatusClientGone = 499
 // fail answers in place of the service.
 func (x *exchange) fail(w http.ResponseWriter, out *http.Request, err error) {
 	x.info.Err = err
+	x.noteBound(err)
 	x.restoreHeader()
 	if x.body.lost() {
 		closeAfterAnswer(x.w)
 	}
-	p := x.classify(out.Context(), err)
+	p := x.classify(err)
 	if p == nil {
 		x.info.Code = codeClientGone
 		x.record(0, codeClientGone)
@@ -68,7 +69,7 @@ func (x *exchange) fail(w http.ResponseWriter, out *http.Request, err error) {
 	if p.Code == ErrUpstreamInvalid.Code {
 		x.info.Err = withoutQuotation(err)
 	}
-	x.info.Code, x.info.Policy = p.Code, x.refusedBy(out.Context(), p)
+	x.info.Code, x.info.Policy = p.Code, x.refusedBy(p)
 	x.record(0, p.Code)
 	if x.info.Decide != nil {
 		p = p.WithDecision(x.info.Decide(out, p))
@@ -77,11 +78,11 @@ func (x *exchange) fail(w http.ResponseWriter, out *http.Request, err error) {
 }
 
 // refusedBy names the policy whose bound the exchange has broken; empty for none.
-func (x *exchange) refusedBy(ctx context.Context, p *problem.Error) string {
+func (x *exchange) refusedBy(p *problem.Error) string {
 	switch {
 	case p.Code == bodylimit.ErrTooLarge.Code:
 		return bodylimit.Name
-	case x.info.Timeout > 0 && (errors.Is(context.Cause(ctx), errTimeout) || errors.Is(context.Cause(ctx), errBodyLate)):
+	case x.info.Timeout > 0 && (errors.Is(x.cause(), errTimeout) || errors.Is(x.cause(), errBodyLate)):
 		return timeout.Name
 	default:
 		return ""
@@ -101,11 +102,11 @@ func withoutQuotation(err error) error {
 // classify turns an error of the exchange into what the client is told; nil means
 // that there is no client any more. The client's own fault comes first: a body
 // that fails ends the outbound request with errors of all kinds.
-func (x *exchange) classify(ctx context.Context, err error) *problem.Error {
+func (x *exchange) classify(err error) *problem.Error {
 	if !x.sent {
 		return ErrUpgrade
 	}
-	bodyErr := x.body.failure()
+	bodyErr, cause := x.body.failure(), x.cause()
 	var tooLarge *http.MaxBytesError
 	var refused *problem.Error
 	switch {
@@ -113,9 +114,9 @@ func (x *exchange) classify(ctx context.Context, err error) *problem.Error {
 		return refused
 	case errors.As(bodyErr, &tooLarge):
 		return bodylimit.ErrTooLarge
-	case errors.Is(context.Cause(ctx), errTimeout), errors.Is(context.Cause(ctx), errIdle):
+	case errors.Is(cause, errTimeout), errors.Is(cause, errIdle):
 		return ErrTimeout
-	case errors.Is(context.Cause(ctx), errBodyIdle), errors.Is(context.Cause(ctx), errBodyLate):
+	case errors.Is(cause, errBodyIdle), errors.Is(cause, errBodyLate):
 		return ErrBodyTimeout
 	case errors.Is(bodyErr, io.ErrUnexpectedEOF): // the client may have closed one direction only
 		return ErrBody

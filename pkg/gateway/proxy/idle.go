@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 )
 
 // Causes of a context that a bound has ended. Only the first says something about
@@ -73,6 +75,7 @@ func (x *exchange) stopIdle() {
 // remembers whether the service broke it off. Only the request's goroutine reads.
 type answerBody struct {
 	io.ReadCloser
+	exchange *exchange
 	response *http.Response
 	idle     time.Duration           // 0 without a bound
 	cancel   context.CancelCauseFunc // of the exchange; with a bound
@@ -107,6 +110,7 @@ func (b *answerBody) Read(p []byte) (int, error) {
 		dropTrailers(b.response.Trailer)
 	default:
 		b.failed = true
+		b.exchange.noteBound(err)
 	}
 	return n, err
 }
@@ -121,7 +125,7 @@ func (x *exchange) watchAnswer(res *http.Response) {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return // its body is the connection, in both directions
 	}
-	x.answer.ReadCloser, x.answer.response = res.Body, res
+	x.answer.ReadCloser, x.answer.response, x.answer.exchange = res.Body, res, x
 	res.Body = &x.answer
 }
 
@@ -134,8 +138,23 @@ func (x *exchange) broken() bool {
 
 // cause is why the exchange was cut; nil when it was not.
 func (x *exchange) cause() error {
-	if x.bounded == nil {
-		return nil
+	switch {
+	case x.revoked.Load():
+		return errStanding
+	case x.late != nil:
+		return x.late
+	case x.bounded != nil:
+		return context.Cause(x.bounded)
 	}
-	return context.Cause(x.bounded)
+	return nil
+}
+
+// noteBound remembers that a bound was reached while the service was waited for.
+func (x *exchange) noteBound(err error) {
+	switch {
+	case errors.Is(err, http1.ErrDeadline):
+		x.late = errTimeout
+	case errors.Is(err, http1.ErrIdle):
+		x.late = errIdle
+	}
 }

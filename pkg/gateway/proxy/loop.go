@@ -44,13 +44,12 @@ func (p *Proxy) checkLoop(in http.Header) error {
 	return nil
 }
 
-// setLoop adds this process to those that the request has passed.
-func (p *Proxy) setLoop(out, in http.Header) {
+// passed is the field with this process added to those that the request has passed.
+func (p *Proxy) passed(in http.Header) string {
 	before := in[headerLoop]
 	if len(before) == 0 {
-		out[headerLoop] = p.loop
-		return
+		return p.loop[0]
 	}
 	// Others' names stay as they are (RFC 8586 section 2).
-	out[headerLoop] = []string{strings.Join(before, ", ") + ", " + p.loop[0]}
+	return strings.Join(before, ", ") + ", " + p.loop[0]
 }

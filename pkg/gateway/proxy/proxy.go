@@ -45,14 +45,15 @@ type Options struct {
 
 // Proxy makes services. It is safe for concurrent use.
 type Proxy struct {
-	logger     *slog.Logger
-	tracer     trace.Tracer
-	propagator propagation.TextMapPropagator
-	issuer     string
-	duration   metric.Float64Histogram
-	buffers    *bufferPool
-	loop       []string // the name of the process in [headerLoop], alone; never changed
-	ordinary   bool
+	logger      *slog.Logger
+	tracer      trace.Tracer
+	propagator  propagation.TextMapPropagator
+	issuer      string
+	duration    metric.Float64Histogram
+	buffers     *bufferPool
+	traceFields []string // of propagator, in canonical form
+	loop        []string // the name of the process in [headerLoop], alone; never changed
+	ordinary    bool
 }
 
 // New makes a proxy.
@@ -64,15 +65,20 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	traced := o.Propagator.Fields()
+	for i, name := range traced {
+		traced[i] = http.CanonicalHeaderKey(name)
+	}
 	return &Proxy{
-		logger:     o.Logger,
-		tracer:     o.Tracer,
-		propagator: o.Propagator,
-		issuer:     o.Issuer,
-		duration:   duration,
-		buffers:    newBufferPool(),
-		loop:       []string{newLoopName()},
-		ordinary:   o.Ordinary,
+		traceFields: traced,
+		logger:      o.Logger,
+		tracer:      o.Tracer,
+		propagator:  o.Propagator,
+		issuer:      o.Issuer,
+		duration:    duration,
+		buffers:     newBufferPool(),
+		loop:        []string{newLoopName()},
+		ordinary:    o.Ordinary,
 	}, nil
 }
 

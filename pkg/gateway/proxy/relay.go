@@ -17,7 +17,7 @@ import (
 func (s *Service) ordinary(r *http.Request) string {
 	switch h := r.Header; {
 	case !s.plain():
-		return "the service is spoken to over TLS or HTTP/2"
+		return "the service speaks HTTP/2, or has not shown yet that it does not"
 	case len(h["Upgrade"]) > 0:
 		return "it asks for another protocol"
 	case len(h["Expect"]) > 0:
@@ -26,8 +26,6 @@ func (s *Service) ordinary(r *http.Request) string {
 		return "it has the field TE"
 	case r.ContentLength < 0 || len(r.TransferEncoding) > 0 || len(r.Trailer) > 0:
 		return "the length of its body is unknown"
-	case r.ContentLength > http1.MaxBody:
-		return "its body is not small"
 	case !plainConnection(h["Connection"]):
 		return "it names fields in Connection"
 	}
@@ -64,20 +62,15 @@ func hopByHop(name string) bool {
 func (s *Service) relay(w http.ResponseWriter, out *http.Request, x *exchange) {
 	in := out.Header
 	x.url = url.URL{Path: x.path, RawPath: x.rawPath, RawQuery: out.URL.RawQuery, ForceQuery: out.URL.ForceQuery}
-	out.URL, out.Header = &x.url, make(http.Header, len(in)+extraFields)
-	for name, values := range in {
-		if !hopByHop(name) && name != "Content-Length" {
-			out.Header[name] = values[:len(values):len(values)]
-		}
-	}
-	out.Close = false
+	out.URL, out.Close = &x.url, false
 	if out.ContentLength == 0 {
 		out.Body = nil
 	}
 	x.sent = true
-	s.dress(out, in, x)
-	if out.Header["User-Agent"] == nil {
-		out.Header["User-Agent"] = noUserAgent() // else a transport says its own
+	if x.fields = s.list(out, x); x.fields != nil {
+		out.Header = nil
+	} else {
+		s.clothe(out, in, x)
 	}
 	res, err := x.send(out)
 	if err != nil {
@@ -91,6 +84,35 @@ func (s *Service) relay(w http.ResponseWriter, out *http.Request, x *exchange) {
 		return
 	}
 	s.answer(w, res, x)
+}
+
+// clothe gives the outbound request the header that is due, as a map.
+func (s *Service) clothe(out *http.Request, in http.Header, x *exchange) {
+	out.Header = make(http.Header, len(in)+extraFields)
+	for name, values := range in {
+		if !hopByHop(name) && name != "Content-Length" {
+			out.Header[name] = values[:len(values):len(values)]
+		}
+	}
+	s.dress(out, in, x)
+	if out.Header["User-Agent"] == nil {
+		out.Header["User-Agent"] = noUserAgent() // else a transport says its own
+	}
+}
+
+// Fields implements [http1.Listed].
+func (x *exchange) Fields() []http1.Field { return x.fields }
+
+// Header implements [http1.Listed].
+func (x *exchange) Header() http.Header {
+	h := make(http.Header, len(x.fields)+1)
+	for _, f := range x.fields {
+		h[f.Name] = append(h[f.Name], f.Value)
+	}
+	if h["User-Agent"] == nil {
+		h["User-Agent"] = noUserAgent()
+	}
+	return h
 }
 
 // extraFields are about as many as the gateway adds to a request.
@@ -216,6 +238,7 @@ func (s *Service) plain() bool { return !s.proxy.ordinary && s.backend.Load().Pl
 // Interim passes on an interim answer. It implements [http1.Interim].
 func (x *exchange) Interim(status int, header http.Header) {
 	removeHopByHop(header)
+	x.keepHeader()
 	h := x.w.Header()
 	join(h, header)
 	x.w.WriteHeader(status)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 	"github.com/keywarden/keywarden/pkg/header"
 )
 
@@ -22,23 +23,28 @@ func (x *exchange) accept(res *http.Response) error {
 		if x.timer != nil {
 			x.timer.Stop()
 		}
-		x.watchStanding(res.Request.Context(), x.in)
+		if bounded, ok := res.Body.(http1.Bounded); ok {
+			bounded.SetBounds(time.Time{}, 0)
+		}
+		x.watchStanding(res, x.in)
 	}
 	x.watchAnswer(res)
 	delete(res.Header, headerRequestID) // ours is in the response already
 	delete(res.Header, "Alt-Svc")       // an address of the service, not of the gateway
-	x.overrule(res.Header)
 	x.restoreHeader()
+	x.overrule(res.Header)
 	return nil
 }
 
 // overrule removes from the service's answer the fields that may be there only
 // once, where the route has said them already.
 func (x *exchange) overrule(h http.Header) {
-	for _, f := range x.kept {
-		switch f.name {
-		case "Deprecation", "Sunset", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
-			delete(h, f.name)
+	said := x.w.Header()
+	for _, name := range [...]string{
+		"Deprecation", "Sunset", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset",
+	} {
+		if _, ours := said[name]; ours {
+			delete(h, name)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/hex"
 	"net/http"
 	"net/http/httputil"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keywarden/keywarden/pkg/access"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
@@ -56,22 +58,117 @@ func (s *Service) rewrite(pr *httputil.ProxyRequest) {
 // dress removes from an outbound request what the service is not told, and adds what
 // it is. received is the header that came.
 func (s *Service) dress(out *http.Request, received http.Header, x *exchange) {
-	removeReserved(out.Header)
-	ctx := out.Context()
+	h, ctx := out.Header, out.Context()
 	principal := x.caller(ctx)
-	removeCredentials(out.Header, x.route.authenticated || principal != nil || s.credential != nil, s.proxy.issuer)
-
-	f := fields{header: out.Header}
-	x.setForwarding(&f, out.Host)
-	setIdentity(&f, principal)
-	f.set("Authorization", x.info.Authorization.Reveal())
-	unseal(out.Header, x.info.Sealed, x.route.mirrored)
-	if x.route.mirrored {
-		delete(out.Header, "Authorization")
-		f.set(headerMirrored, "1")
+	keep := s.keepsAuthorization(x, principal, received)
+	for name := range h {
+		if s.hides(name, keep) {
+			delete(h, name)
+		}
 	}
-	s.proxy.setLoop(out.Header, received)
-	s.setTrace(ctx, out.Header)
+	var space [maxSaid]http1.Field
+	said := s.say(space[:0], x, principal, ctx, received, out.Host)
+	values := make([]string, len(said))
+	for i, f := range said {
+		values[i] = f.Value
+		h[f.Name] = values[i : i+1 : i+1]
+	}
+	unseal(h, x.info.Sealed, x.route.mirrored)
+}
+
+// list is the header of the outbound request, without a map for it; nil when it has to be
+// one. The fields belong to x.
+func (s *Service) list(out *http.Request, x *exchange) []http1.Field {
+	if s.credential != nil || len(x.info.Sealed) > 0 {
+		return nil
+	}
+	in, ctx := out.Header, out.Context()
+	principal := x.caller(ctx)
+	keep := s.keepsAuthorization(x, principal, in)
+	fields := x.fieldSpace[:0]
+	for name, values := range in {
+		if hopByHop(name) || name == "Content-Length" || s.hides(name, keep) {
+			continue
+		}
+		for _, v := range values {
+			fields = append(fields, http1.Field{Name: name, Value: v})
+		}
+	}
+	return s.say(fields, x, principal, ctx, in, out.Host)
+}
+
+// hides reports whether a field of the client, whose name is in canonical form, is not
+// for the service: what only the gateway may set, what would make the service see
+// another request than the one that was decided on, and what a stranger says of traces.
+// Their flag would make the service record what nobody here has chosen, and baggage is
+// data of its own.
+func (s *Service) hides(name string, keepAuthorization bool) bool {
+	switch name {
+	case "Authorization":
+		return !keepAuthorization
+	case "Baggage", headerLoop:
+		return true
+	}
+	return header.Reserved(name) || slices.Contains(s.proxy.traceFields, name)
+}
+
+// maxSaid is about the most that the gateway says of a request.
+const maxSaid = 16
+
+// say appends what the gateway tells the service of a request. Fields without a value are
+// not told; each replaces those of its name.
+func (s *Service) say(fields []http1.Field, x *exchange, p *access.Principal, ctx context.Context, received http.Header, host string) []http1.Field {
+	add := func(name, value string) {
+		if value != "" {
+			fields = append(fields, http1.Field{Name: name, Value: value})
+		}
+	}
+	add(headerForwardedFor, x.info.ClientText())
+	add(headerForwardedProto, x.info.Scheme)
+	add(headerForwardedHost, host)
+	if x.route.add == "" {
+		add(headerForwardedPrefix, x.route.strip)
+	}
+	add(headerRequestID, x.info.ID)
+	if p != nil {
+		add(headerConsumer, p.UserID)
+		add(headerConsumerKind, string(p.Kind))
+		add(headerConsumerRole, string(p.Role))
+		add(headerConsumerScopes, strings.Join(p.Scopes, " "))
+		add(headerConsumerKey, p.KeyID)
+		if p.Kind == access.KindCertificate { // that of a key is any text of its owner
+			add(headerConsumerName, p.KeyName)
+		}
+	}
+	if x.route.mirrored {
+		add(headerMirrored, "1")
+	} else {
+		add("Authorization", x.info.Authorization.Reveal())
+	}
+	add(headerLoop, s.proxy.passed(received))
+	switch {
+	case x.info.TraceID != [16]byte{}:
+		add("Traceparent", unrecorded(x.info))
+	case trace.SpanContextFromContext(ctx).IsValid():
+		carrier := propagation.HeaderCarrier{}
+		s.proxy.propagator.Inject(ctx, carrier)
+		for name, values := range carrier {
+			add(name, values[0])
+		}
+	}
+	return fields
+}
+
+// unrecorded is what the service is told of a trace that nobody records: it is one,
+// so that what the service logs can be found, and has not the flag to record it (W3C
+// Trace Context section 3.2).
+func unrecorded(info *reqctx.Info) string {
+	var space [55]byte
+	b := append(space[:0], "00-"...)
+	b = hex.AppendEncode(b, info.TraceID[:])
+	b = append(b, '-')
+	b = hex.AppendEncode(b, info.SpanID[:])
+	return string(append(b, "-00"...))
 }
 
 // caller is who calls, where the route asks for it; nil is nobody it knows.
@@ -80,45 +177,6 @@ func (x *exchange) caller(ctx context.Context) *access.Principal {
 		return access.PrincipalFrom(ctx)
 	}
 	return nil
-}
-
-// setTrace replaces the client's trace context by that of this request, if there
-// is one. A stranger's is not passed on even then: its flag would make the
-// service record what nobody here has chosen, and baggage is data of its own.
-func (s *Service) setTrace(ctx context.Context, h http.Header) {
-	delete(h, "Baggage")
-	for _, name := range s.proxy.propagator.Fields() {
-		h.Del(name)
-	}
-	if trace.SpanContextFromContext(ctx).IsValid() {
-		s.proxy.propagator.Inject(ctx, propagation.HeaderCarrier(h))
-	}
-}
-
-func (x *exchange) setForwarding(f *fields, host string) {
-	if x.info.Client.IsValid() {
-		f.set(headerForwardedFor, x.info.Client.String())
-	}
-	f.set(headerForwardedProto, x.info.Scheme)
-	f.set(headerForwardedHost, host)
-	if x.route.add == "" {
-		f.set(headerForwardedPrefix, x.route.strip)
-	}
-	f.set(headerRequestID, x.info.ID)
-}
-
-func setIdentity(f *fields, p *access.Principal) {
-	if p == nil {
-		return
-	}
-	f.set(headerConsumer, p.UserID)
-	f.set(headerConsumerKind, string(p.Kind))
-	f.set(headerConsumerRole, string(p.Role))
-	f.set(headerConsumerScopes, strings.Join(p.Scopes, " "))
-	f.set(headerConsumerKey, p.KeyID)
-	if p.Kind == access.KindCertificate { // that of a key is any text of its owner
-		f.set(headerConsumerName, p.KeyName)
-	}
 }
 
 // unseal puts the values of sealed fields where what may be shown of them is. A copy
@@ -136,36 +194,6 @@ func unseal(h http.Header, sealed []reqctx.SealedField, mirrored bool) {
 				h[s.Name] = values
 				break
 			}
-		}
-	}
-}
-
-// fields sets header fields that share one allocation.
-type fields struct {
-	header http.Header
-	space  []string
-}
-
-// set replaces the field unless value is empty. The name is in canonical form.
-func (f *fields) set(name, value string) {
-	if value == "" {
-		return
-	}
-	if len(f.space) == cap(f.space) {
-		f.space = make([]string, 0, 10)
-	}
-	f.space = append(f.space, value)
-	end := len(f.space)
-	f.header[name] = f.space[end-1 : end : end]
-}
-
-// removeReserved removes every spelling of the fields that only the gateway may
-// set, and of those that would make the service see another request than the one
-// that was decided on.
-func removeReserved(h http.Header) {
-	for name := range h {
-		if header.Reserved(name) {
-			delete(h, name)
 		}
 	}
 }

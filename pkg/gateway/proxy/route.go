@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -111,7 +112,6 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		policy.Refuse(w, r, "", err)
 		return
 	}
-	x.keepHeader()
 	x.forward.Host = rt.host
 	if rt.preserveHost {
 		x.forward.Host = r.Host
@@ -128,8 +128,8 @@ func (rt *Route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	defer func() { x.forward.End(x.broken()) }()
 	short := rt.service.ordinary(r) == ""
-	ctx, end := x.begin(r)
-	defer end()
+	ctx := x.begin(r, short, short && !hasBody(r) && !rt.service.backend.Load().Queues())
+	defer x.end()
 
 	out := r.WithContext(ctx)
 	if hasBody(r) {
@@ -143,8 +143,10 @@ func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	case short:
 		rt.service.relay(w, out, x)
 	case len(r.Header["Expect"]) > 0:
+		x.keepHeader()
 		rt.service.reverse.ServeHTTP(oneContinue{w}, out)
 	default:
+		x.keepHeader()
 		rt.service.reverse.ServeHTTP(w, out)
 	}
 	x.complete = true
@@ -190,8 +192,16 @@ type exchange struct {
 	cancel        context.CancelCauseFunc
 	in            *http.Request // as the route got it
 	calls         bool          // it is a call of gRPC; known where there is a bound
-	kept          []keptField
+	fields        []http1.Field // the outbound header, where that is a list
+	fieldSpace    [20]http1.Field
+	kept          []keptField // nil where nothing has emptied the response's header, nor will
 	keptSpace     [4]keptField
+
+	light   bool          // nothing but the connection to the service bounds it
+	silence time.Duration // that is allowed to the service in a light one; 0: any
+	late    error         // the bound that a light one has reached
+	over    chan struct{} // closed with a light one whose stream is watched; else nil
+	revoked atomic.Bool   // a light one was ended with the credential of its stream
 
 	sent     bool // an outbound request was made
 	complete bool // the exchange ended as HTTP foresees
@@ -222,38 +232,57 @@ func exchangeFrom(ctx context.Context) *exchange {
 // errTimeout is the cause of a context that the route's bound has ended.
 var errTimeout = errors.New("the exchange took longer than the route allows")
 
-// begin returns the context of the outbound request and the function that ends
-// the exchange.
-func (x *exchange) begin(r *http.Request) (context.Context, func()) {
+// begin returns the context of the outbound request. A light exchange, which is one in
+// the short way without a body to be read, is bounded by whoever waits for the service,
+// and needs neither timers nor a context that can be cancelled; see [exchange.Bounds].
+func (x *exchange) begin(r *http.Request, short, light bool) context.Context {
 	x.carried = carrier{r.Context(), x}
 	ctx := context.Context(&x.carried)
-	cancel := context.CancelCauseFunc(nil)
+	x.light, x.in = light, r
 	limit, idle := cmp.Or(x.info.Timeout, x.route.timeout, x.route.service.timeout), x.route.service.idle
+	if short && limit > 0 {
+		x.forward.Deadline = x.start.Add(limit)
+	}
+	if light {
+		x.silence = idle
+		return x.startSpan(ctx)
+	}
 	if limit > 0 || idle > 0 || x.route.standing != nil {
-		ctx, cancel = context.WithCancelCause(ctx)
-		x.bounded, x.cancel, x.in = ctx, cancel, r
+		ctx, x.cancel = context.WithCancelCause(ctx)
+		x.bounded = ctx
 		x.calls = strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 	}
 	if limit > 0 {
-		x.timer = time.AfterFunc(limit, func() { x.cut(cancel, errTimeout, errBodyLate) })
+		x.timer = time.AfterFunc(limit, func() { x.cut(x.cancel, errTimeout, errBodyLate) })
 	}
 	if idle > 0 {
-		x.startIdle(r, cancel, idle)
+		x.startIdle(r, x.cancel, idle)
 	}
-	ctx = x.startSpan(ctx)
-	return ctx, func() {
-		if x.timer != nil {
-			x.timer.Stop()
-		}
-		x.stopIdle()
-		if !x.complete {
-			x.brokenOff()
-		}
-		if cancel != nil {
-			cancel(nil)
-		}
-		x.endSpan()
+	return x.startSpan(ctx)
+}
+
+// end ends what begin has begun.
+func (x *exchange) end() {
+	if x.timer != nil {
+		x.timer.Stop()
 	}
+	x.stopIdle()
+	if !x.complete {
+		x.brokenOff()
+	}
+	if x.cancel != nil {
+		x.cancel(nil)
+	}
+	if x.over != nil {
+		close(x.over)
+	}
+	x.endSpan()
+}
+
+// Bounds implements [http1.Caller]: when an exchange in the short way has to be over, and
+// for how long the service may be silent in a light one.
+func (x *exchange) Bounds() (deadline time.Time, silence time.Duration) {
+	return x.forward.Deadline, x.silence
 }
 
 // drainTime bounds the wait for the end of a body that nobody wants any more.
@@ -309,6 +338,9 @@ type keptField struct {
 // keepHeader remembers what outer handlers have put into the response: an
 // interim response empties it.
 func (x *exchange) keepHeader() {
+	if x.kept != nil {
+		return
+	}
 	x.kept = x.keptSpace[:0]
 	for name, values := range x.w.Header() {
 		x.kept = append(x.kept, keptField{name, values})

@@ -1,8 +1,8 @@
 package proxy
 
 import (
-	"context"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -21,25 +21,40 @@ var errStanding = errors.New("the credential of the stream has been revoked or h
 // watchStanding ends a stream soon after its credential: a request that lasts for
 // hours must not outlive a logout. What cannot be decided ends nothing: while the
 // database is away, streams go on.
-func (x *exchange) watchStanding(ctx context.Context, r *http.Request) {
+func (x *exchange) watchStanding(res *http.Response, r *http.Request) {
 	if x.route.standing == nil || access.PrincipalFrom(r.Context()) == nil {
 		return
+	}
+	over, answer := res.Request.Context().Done(), res.Body
+	if x.light {
+		x.over = make(chan struct{})
+		over = x.over
 	}
 	go func() { // ends with the exchange
 		ticker := time.NewTicker(standingInterval)
 		defer ticker.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-over:
 				return
 			case <-ticker.C:
 			}
 			if err := x.route.standing(r); err != nil {
 				if kind := problem.From(err).Kind; kind == problem.Unauthenticated || kind == problem.Forbidden {
-					x.cancel(errStanding)
+					x.revoke(answer)
 					return
 				}
 			}
 		}
 	}()
+}
+
+// revoke ends the exchange, which waits for more of the answer.
+func (x *exchange) revoke(answer io.Closer) {
+	if x.light {
+		x.revoked.Store(true)
+		_ = answer.Close()
+		return
+	}
+	x.cancel(errStanding)
 }

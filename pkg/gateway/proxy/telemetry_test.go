@@ -18,6 +18,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 func TestDurationIsRecordedByOutcome(t *testing.T) {
@@ -182,5 +183,20 @@ func TestFailedExchangeMarksItsSpan(t *testing.T) {
 	eventually(t, "end of the spans", func() bool { return len(spans.Ended()) == 2 })
 	if got := spans.Ended()[0]; got.Status().Code != codes.Error || got.Status().Description != "gateway.upstream_reset" {
 		t.Errorf("status %+v", got.Status())
+	}
+}
+
+func TestATraceThatIsNotRecordedReachesTheServiceWithoutTheFlag(t *testing.T) {
+	f := newFront(t, recorder(t), setup{outer: func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			info := reqctx.From(r.Context())
+			info.TraceID, info.SpanID = [16]byte{0: 0xab, 15: 1}, [8]byte{7: 2}
+			h.ServeHTTP(w, r)
+		})
+	}})
+	got := sendFields(t, f, "Traceparent: 00-11111111111111111111111111111111-2222222222222222-01")
+	const want = "00-ab000000000000000000000000000001-0000000000000002-00"
+	if values := got.Values("Traceparent"); len(values) != 1 || values[0] != want {
+		t.Errorf("traceparent %q, want %s", values, want)
 	}
 }
