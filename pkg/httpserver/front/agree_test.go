@@ -21,6 +21,7 @@ import (
 // judge holds the front against net/http, on the same bytes. It is used by one goroutine.
 type judge struct {
 	h      head
+	r      http.Request
 	source bytes.Reader
 	in     *bufio.Reader
 	space  [maxBody + 1]byte
@@ -67,7 +68,8 @@ func (j *judge) agree(b []byte, cut func(n int) int) (taken int, err error) {
 		}
 		length, size := j.h.length, j.h.body
 		ours := new(exchange)
-		if !ours.fill(&j.h, rest) {
+		j.r = http.Request{}
+		if !ours.fill(&j.r, &j.h, rest) {
 			return taken, nil
 		}
 		if n := cut(length); j.h.parse(rest[:n]) != more {
@@ -77,8 +79,8 @@ func (j *judge) agree(b []byte, cut func(n int) int) (taken int, err error) {
 		if err != nil {
 			return taken, fmt.Errorf("at %d: net/http refuses it: %w", at, err)
 		}
-		if what := difference(&ours.request, theirs); what != "" {
-			return taken, fmt.Errorf("at %d: %s differs:\n%+v\n%+v", at, what, ours.request, *theirs)
+		if what := difference(&j.r, theirs); what != "" {
+			return taken, fmt.Errorf("at %d: %s differs:\n%+v\n%+v", at, what, j.r, *theirs)
 		}
 		n, err := io.ReadFull(theirs.Body, j.space[:])
 		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {

@@ -30,6 +30,7 @@ type connection struct {
 	buf        []byte         // small or large
 	start, end int            // what was read and not used
 
+	scratch http.Request  // where the next request is made
 	rest    []byte        // what was read behind that
 	armed   time.Duration // deadline for reading, since server.began
 	current *response     // nil between requests
@@ -224,7 +225,8 @@ func (c *connection) accept(h *head) (*exchange, outcome) {
 		return nil, give
 	}
 	x := new(exchange)
-	if !x.fill(h, c.buf[c.start:c.end]) {
+	c.scratch = http.Request{}
+	if !x.fill(&c.scratch, h, c.buf[c.start:c.end]) {
 		return nil, give
 	}
 	c.server.opts.State(c.nc, http.StateActive)
@@ -250,7 +252,7 @@ func (c *connection) readBody(x *exchange, h *head) outcome {
 	}
 	c.start = from + here
 	x.body.rest = space
-	x.request.Body = &x.body
+	c.scratch.Body = &x.body
 	return take
 }
 
@@ -312,10 +314,10 @@ func (c *connection) renew(d time.Duration) {
 
 // serve answers a request and reports whether another may follow.
 func (c *connection) serve(x *exchange) bool {
-	r, w := &x.request, &x.response
-	ctx, cancel := context.WithCancel(c.ctx)
-	x.withContext(ctx)
-	r.RemoteAddr, r.TLS = c.remote, c.tls
+	w := &x.response
+	x.context.connection = c.ctx
+	c.scratch.RemoteAddr, c.scratch.TLS = c.remote, c.tls
+	r := c.scratch.WithContext(c.server.opts.requestContext(&x.context)) // of its own: a handler may keep it
 	c.afterPost = r.Method == http.MethodPost
 	if behind := c.start < c.end; behind != c.behind.Load() {
 		c.behind.Store(behind)
@@ -325,7 +327,7 @@ func (c *connection) serve(x *exchange) bool {
 	c.turn.Add(1)
 	c.server.opts.Handler.ServeHTTP(w, r)
 	c.turn.Add(1)
-	cancel()
+	x.context.end()
 	keep := w.finish()
 	c.current = nil
 	_ = x.body.Close()

@@ -2,7 +2,6 @@ package front
 
 import (
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -25,20 +24,14 @@ func appendLength(b []byte, n int64) []byte {
 	return append(strconv.AppendInt(append(b, "Content-Length: "...), n, 10), "\r\n"...)
 }
 
-// appendFields appends the fields of h in the order of their names, without those that
-// leave says (nil for none) and those whose names are none. What would end a line in a
-// value becomes a space.
+// appendFields appends the fields of h in any order, without those that leave says (nil for
+// none) and those whose names are none. What would end a line in a value becomes a space.
 func appendFields(b []byte, h http.Header, leave func(name string) bool) []byte {
-	var space [24]string
-	names := space[:0]
-	for name := range h {
-		if validName(name) && (leave == nil || !leave(name)) {
-			names = append(names, name)
+	for name, values := range h {
+		if !validName(name) || leave != nil && leave(name) {
+			continue
 		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		for _, value := range h[name] {
+		for _, value := range values {
 			b = append(append(b, name...), ": "...)
 			b = append(appendValue(b, trim(value)), "\r\n"...)
 		}

@@ -2,7 +2,6 @@ package front
 
 import (
 	"bytes"
-	"context"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -15,22 +14,21 @@ const inlineFields = 16
 // in it, so that it costs one allocation; it is never used for another request, since a
 // handler may have kept any part of it.
 type exchange struct {
-	request  http.Request
+	context  requestContext
 	url      url.URL
 	values   [inlineFields]string
 	body     body
 	response response
 }
 
-// fill makes the request of the head h, which b begins with. It reports false when
+// fill makes r the request of the head h, which b begins with. It reports false when
 // net/http would refuse the target.
-func (x *exchange) fill(h *head, b []byte) bool {
+func (x *exchange) fill(r *http.Request, h *head, b []byte) bool {
 	text := string(b[:h.length]) // what follows are slices of it
 	target := text[h.target.from:h.target.to]
 	if !x.setURL(target) {
 		return false
 	}
-	r := &x.request
 	r.Method, r.RequestURI, r.URL = h.method, target, &x.url
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	r.Host = text[h.host.from:h.host.to]
@@ -85,7 +83,7 @@ func canonical(name string) string {
 		return "Traceparent"
 	case "tracestate":
 		return "Tracestate"
-	case "x-api-key":
+	case "x-api-key", "X-API-Key":
 		return "X-Api-Key"
 	case "x-forwarded-host":
 		return "X-Forwarded-Host"
@@ -124,12 +122,6 @@ func (x *exchange) setURL(target string) bool {
 	}
 	x.url = *u
 	return true
-}
-
-// withContext gives the request its context. Only a copy can have another one, and the
-// copy is in place.
-func (x *exchange) withContext(ctx context.Context) {
-	x.request = *x.request.WithContext(ctx)
 }
 
 // leading is how many line ends, CR or LF, b begins with.

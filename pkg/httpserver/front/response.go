@@ -60,6 +60,9 @@ var (
 	_ io.ReaderFrom       = (*response)(nil)
 )
 
+// usualFields is for about how many fields of an answer there is room at once.
+const usualFields = 16
+
 // errOver is for a handler that goes on writing when it has returned.
 var errOver = errors.New("front: the handler has returned")
 
@@ -71,7 +74,7 @@ func (w *response) start(c *connection, r *http.Request) {
 // Header implements [http.ResponseWriter].
 func (w *response) Header() http.Header {
 	if w.header == nil {
-		w.header = make(http.Header)
+		w.header = make(http.Header, usualFields)
 	}
 	return w.header
 }
