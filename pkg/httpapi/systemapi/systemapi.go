@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	swaggerfiles "github.com/swaggo/files"
 	ginswagger "github.com/swaggo/gin-swagger"
 
 	"github.com/keywarden/keywarden/pkg/access"
@@ -44,7 +43,7 @@ func (h *Handler) Mount(r gin.IRouter) {
 	if h.Metrics != nil {
 		r.GET("/metrics", h.metrics)
 	}
-	r.GET("/swagger/*any", h.swagger(ginswagger.WrapHandler(swaggerfiles.Handler,
+	r.GET("/swagger/*any", h.swagger(ginswagger.WrapHandler(swaggerUI(),
 		ginswagger.DeepLinking(true), ginswagger.PersistAuthorization(false), ginswagger.DefaultModelsExpandDepth(-1))))
 }
 
