@@ -29,6 +29,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/httpserver"
 	"github.com/keywarden/keywarden/pkg/kubernetes"
+	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/telemetry"
 )
 
@@ -227,6 +228,7 @@ func (a *application) serve(ctx context.Context) error {
 		}
 	}
 	group.Go(func() error { return a.watchDatabase(failed) })
+	group.Go(func() error { return a.tuneHeap(failed) })
 	group.Go(func() error { return a.reloads(failed) })
 	err := a.announce(ctx)
 	if err == nil {
@@ -349,7 +351,7 @@ func (a *application) listenerOptions(name, addr string, handler http.Handler) h
 	return httpserver.Options{
 		Name: name, Addr: addr, Handler: handler, Logger: a.Logger,
 		ReadHeaderTimeout: s.ReadHeaderTimeout, IdleTimeout: s.IdleTimeout,
-		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections, Front: s.Front,
+		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections, Front: s.Front, RequestContext: reqctx.Blank,
 		MeterProvider: a.telemetry.MeterProvider(),
 	}
 }
@@ -394,7 +396,7 @@ func (a *application) edge(h, slashed http.Handler) (http.Handler, error) {
 	}
 	observe, err := httpedge.Observe(httpedge.ObserveOptions{
 		Logger: logger, MeterProvider: a.telemetry.MeterProvider(), TracerProvider: a.telemetry.TracerProvider(),
-		TrustIncomingTrace: a.Config.Telemetry.TrustIncomingTrace, Ended: a.shared.Ended,
+		Draw: a.telemetry.Draw(), TrustIncomingTrace: a.Config.Telemetry.TrustIncomingTrace, Ended: a.shared.Ended,
 	})
 	if err != nil {
 		return nil, err

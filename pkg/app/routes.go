@@ -40,7 +40,23 @@ func (a *application) handler() (http.Handler, error) {
 		return nil, err
 	}
 	a.paths = firstSegments(engine.Routes())
-	return a.edge(a.byHost(httpapi.Shielded(engine)), a.slashed())
+	return a.edge(a.byHost(a.byPath(httpapi.Shielded(engine))), a.slashed())
+}
+
+// byPath has the gateway serve what begins like none of the platform's own paths. The
+// engine would come to the same end, by a longer way.
+func (a *application) byPath(platform http.Handler) http.Handler {
+	own := make(map[string]bool, len(a.paths))
+	for _, segment := range a.paths {
+		own[segment] = true
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if own[firstSegment(r.URL.Path)] {
+			platform.ServeHTTP(w, r)
+			return
+		}
+		a.data.ServeHTTP(w, r)
+	})
 }
 
 // slashed serves what has an encoded slash in its path, which only routes of the
