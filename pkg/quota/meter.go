@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -385,6 +386,7 @@ func (m *Meter) lease(subject string) *lease {
 			if len(s.leases) >= m.most {
 				m.forget(s)
 			}
+			key.subject = strings.Clone(key.subject) // it may be a part of a whole request
 			e = &lease{key: key, id: key.identity().ID()}
 			s.leases[key] = e
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -79,6 +80,7 @@ func (c *Cache[V]) Load(ctx context.Context, id string, load func(context.Contex
 // comes after, and nothing is stored, or the invalidation removes what was. At
 // no moment after it can anybody get an older finding.
 func (c *Cache[V]) put(id string, v V, began uint64) {
+	id = strings.Clone(id) // it may be a part of a whole request, which is not to be kept
 	c.entries.Compute(id, func(old V, _ bool) (V, otter.ComputeOp) {
 		if c.generation(id) != began {
 			return old, otter.CancelOp

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -415,4 +416,26 @@ func BenchmarkInvalidateIf(b *testing.B) {
 	for b.Loop() {
 		c.InvalidateIf(func(v int) bool { return v < 0 })
 	}
+}
+
+func TestNothingIsKeptButTheIdentifier(t *testing.T) {
+	const requests, size = 64, 1 << 20
+	c := newCache[int](t, 1000)
+	before := heapInUse()
+	for i := range requests {
+		whole := strings.Repeat(strconv.Itoa(i%10), size) // a part of which is the identifier
+		c.Keep(whole[:8]+strconv.Itoa(i), i, c.Generation(whole[:8]+strconv.Itoa(i)))
+		c.Keep(whole[i:i+8], i, c.Generation(whole[i:i+8]))
+	}
+	if more := heapInUse() - before; more > requests*size/8 {
+		t.Errorf("%d bytes are kept for %d identifiers", more, c.Len())
+	}
+}
+
+// heapInUse is what is in use after a collection, in bytes.
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) //nolint:gosec // a test has no exbibytes
 }
