@@ -36,7 +36,14 @@ func TestAttackCases(t *testing.T) {
 		"CTRL": 16, "PATH": 24, "HOST": 6, "HDR": 20, "FWD": 8, "FRM": 22, "ACC": 10, "KEY": 4, "DOS": 2,
 		"RTY": 2, "CCH": 6, "CORS": 4, "WS": 2,
 	})
-	p, up := startAttacked(t, apptest.Options{})
+	for _, front := range []string{"true", "false"} {
+		t.Run("front="+front, func(t *testing.T) { attack(t, front, cases) })
+	}
+}
+
+// attack carries the cases out, with or without the own HTTP/1.1 front.
+func attack(t *testing.T, front string, cases []attacktest.Case) {
+	p, up := startAttacked(t, apptest.Options{Set: map[string]string{"server.front": front}})
 	attacktest.Run(t, attacktest.Env{
 		GatewayAddr: p.Addr,
 		Vars: map[string]string{

@@ -235,6 +235,7 @@ func Default() *Config {
 			MaxConnections:      10_000,
 			MaxConnectionsPerIP: 1_000,
 			DrainTimeout:        30 * time.Second,
+			Front:               true,
 			BodyLimit:           MiB,
 			TLS:                 TLS{ClientAuth: "request", ACME: ACME{DirectoryURL: "https://acme-v02.api.letsencrypt.org/directory"}},
 		},

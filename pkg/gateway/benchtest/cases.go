@@ -24,35 +24,35 @@ const (
 	nameToken      = "keywarden, JWT"
 	nameAll        = "keywarden, everything"
 	nameCached     = "keywarden, key, answered from the cache"
-	frontSuffix    = ", own front"
+	netHTTPSuffix  = ", without its front"
 )
 
 // cast are the processes of the tables of requests.
 type cast struct {
 	site                                 *site
 	bare, rivalKey, rivalToken, rivalAll *process
-	// fronts are the gateways without the own front and, if wanted, with it: plain has
+	// ways are the gateways as they are and, if wanted, without the own front: plain has
 	// neither log nor traces, all has both.
-	fronts []front
+	ways []way
 }
 
-// front is a way of the gateway; suffix is what the names of its rows end with.
-type front struct {
+// way is a way of the gateway; suffix is what the names of its rows end with.
+type way struct {
 	suffix     string
 	plain, all *process
 }
 
-// frontsOf are the ways of the gateway that are wanted.
-func frontsOf(o settings) []bool {
-	if o.front {
+// waysOf are the ways of the gateway that are wanted.
+func waysOf(o settings) []bool {
+	if o.netHTTP {
 		return []bool{false, true}
 	}
 	return []bool{false}
 }
 
-func suffixOf(front bool) string {
-	if front {
-		return frontSuffix
+func suffixOf(netHTTP bool) string {
+	if netHTTP {
+		return netHTTPSuffix
 	}
 	return ""
 }
@@ -69,16 +69,16 @@ func newCast(ctx context.Context, t *site, o settings) (*cast, error) {
 			return nil, err
 		}
 	}
-	for _, own := range frontsOf(o) {
-		plain, err := t.gateway(ctx, gateway{front: own})
+	for _, without := range waysOf(o) {
+		plain, err := t.gateway(ctx, gateway{netHTTP: without})
 		if err != nil {
 			return nil, err
 		}
-		all, err := t.gateway(ctx, gateway{front: own, log: true, traces: true})
+		all, err := t.gateway(ctx, gateway{netHTTP: without, log: true, traces: true})
 		if err != nil {
 			return nil, err
 		}
-		c.fronts = append(c.fronts, front{suffixOf(own), plain, all})
+		c.ways = append(c.ways, way{suffixOf(without), plain, all})
 	}
 	return c, nil
 }
@@ -94,11 +94,11 @@ func (c *cast) policies(what string) []*row {
 	key := get(nameRivalKey, c.rivalKey, pathKey+what, false)
 	token := get(nameRivalToken, c.rivalToken, pathToken+what, true)
 	rows := []*row{key}
-	for _, f := range c.fronts {
+	for _, f := range c.ways {
 		rows = append(rows, get(nameKey+f.suffix, f.plain, pathKey+what, false).besides(key))
 	}
 	rows = append(rows, token)
-	for _, f := range c.fronts {
+	for _, f := range c.ways {
 		rows = append(rows, get(nameToken+f.suffix, f.plain, pathToken+what, true).besides(token))
 	}
 	return append(rows, c.everything(what)...)
@@ -108,7 +108,7 @@ func (c *cast) policies(what string) []*row {
 func (c *cast) everything(what string) []*row {
 	all := get(nameRivalAll, c.rivalAll, pathAll+what, false)
 	rows := []*row{all}
-	for _, f := range c.fronts {
+	for _, f := range c.ways {
 		rows = append(rows, get(nameAll+f.suffix, f.all, pathAll+what, false).besides(all))
 	}
 	return rows
@@ -124,7 +124,7 @@ func (c *cast) floor(what string) []*row {
 func (c *cast) saturated() *table {
 	rows := append(c.floor(item), c.policies(item)...)
 	key := rows[slices.IndexFunc(rows, func(r *row) bool { return r.name == nameRivalKey })]
-	for _, f := range c.fronts {
+	for _, f := range c.ways {
 		rows = append(rows, get(nameCached+f.suffix, f.plain, pathCached+item, false).besides(key))
 	}
 	return &table{title: "Saturated, answers of 1 KB", per: "request", rows: rows, alloc: true}

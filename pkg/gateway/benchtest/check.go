@@ -25,12 +25,12 @@ func check(ctx context.Context, s settings, out, progress io.Writer) (err error)
 	}
 	other := get(nameRivalAll, rival, pathAll+item, false)
 	one := &table{title: "The short run", per: "request", rows: []*row{other}, alloc: true}
-	for _, own := range frontsOf(s) {
-		p, err := t.gateway(ctx, gateway{log: true, traces: true, front: own})
+	for _, without := range waysOf(s) {
+		p, err := t.gateway(ctx, gateway{log: true, traces: true, netHTTP: without})
 		if err != nil {
 			return err
 		}
-		one.rows = append(one.rows, get(nameAll+suffixOf(own), p, pathAll+item, false).besides(other))
+		one.rows = append(one.rows, get(nameAll+suffixOf(without), p, pathAll+item, false).besides(other))
 	}
 	for range 2 { // what seems to fail gets as many rounds again, and all of them count
 		if err := one.run(ctx, s, progress); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/keywarden/keywarden/pkg/loadtest"
 )
 
-// frontSetting switches the own HTTP/1.1 front on.
-const frontSetting = "server.front=true"
+// netHTTPSetting has net/http serve everything.
+const netHTTPSetting = "server.front=false"
 
 // gateway says how to start the program.
 type gateway struct {
@@ -24,7 +24,7 @@ type gateway struct {
 	database string   // URL; a new one when empty
 	log      bool     // the access log
 	traces   bool     // one in a hundred, to the collector
-	front    bool     // the own front
+	netHTTP  bool     // without the own HTTP/1.1 front
 }
 
 // document has one service behind a key, behind an access token, behind a key with a
@@ -84,8 +84,8 @@ func (t *site) command(ctx context.Context, g gateway) (*exec.Cmd, *process, err
 		"server.addr=" + p.addr, "server.metrics_addr=" + p.metrics, "gateway.file=" + file, "server.max_connections_per_ip=0",
 		fmt.Sprintf("log.access=%t", g.log), "accounts.bcrypt_cost=10", "tokens.access_ttl=1h",
 	}
-	if g.front {
-		settings = append(settings, frontSetting)
+	if g.netHTTP {
+		settings = append(settings, netHTTPSetting)
 	}
 	cmd := exec.Command(t.program, "serve")
 	for _, s := range append(append(settings, g.set...), t.set...) {

@@ -85,7 +85,7 @@ func TestRowsAskInTurn(t *testing.T) {
 // Every gateway row has a counterpart that does the same work.
 func TestRowsAreComparedWithTheirCounterparts(t *testing.T) {
 	p := &process{key: "kw", token: "t"}
-	c := &cast{site: &site{backend: p}, bare: p, rivalKey: p, rivalToken: p, rivalAll: p, fronts: []front{{"", p, p}, {frontSuffix, p, p}}}
+	c := &cast{site: &site{backend: p}, bare: p, rivalKey: p, rivalToken: p, rivalAll: p, ways: []way{{"", p, p}, {netHTTPSuffix, p, p}}}
 	counterparts := map[string]string{
 		nameBackend: nameBare, nameKey: nameRivalKey, nameToken: nameRivalToken, nameAll: nameRivalAll, nameCached: nameRivalKey,
 	}
@@ -93,7 +93,7 @@ func TestRowsAreComparedWithTheirCounterparts(t *testing.T) {
 		names := map[string]bool{}
 		for _, r := range one.rows {
 			names[r.name] = true
-			want := counterparts[strings.TrimSuffix(r.name, frontSuffix)]
+			want := counterparts[strings.TrimSuffix(r.name, netHTTPSuffix)]
 			got := ""
 			if r.beside != nil {
 				got = r.beside.name
@@ -105,7 +105,7 @@ func TestRowsAreComparedWithTheirCounterparts(t *testing.T) {
 				t.Errorf("%s: %q has the rate %v", one.title, r.name, r.rate)
 			}
 		}
-		if len(names) != len(one.rows) || !names[nameAll] || !names[nameAll+frontSuffix] {
+		if len(names) != len(one.rows) || !names[nameAll] || !names[nameAll+netHTTPSuffix] {
 			t.Errorf("%s has the rows %v", one.title, names)
 		}
 	}

@@ -30,7 +30,7 @@ import (
 type settings struct {
 	program     string        // of keywarden; built when empty
 	set         []string      // name=value, for each start of it
-	front       bool          // rows with the own front as well
+	netHTTP     bool          // rows without the own HTTP/1.1 front as well
 	parts       []string      // what to measure
 	rounds      int           // at least minRounds
 	window      time.Duration // of one row in one round
@@ -85,7 +85,7 @@ func parse(args []string, usage io.Writer) (s settings, flags *flag.FlagSet, err
 		s.set = append(s.set, v)
 		return nil
 	})
-	flags.BoolVar(&s.front, "front", false, "measure with "+frontSetting+" as well")
+	flags.BoolVar(&s.netHTTP, "nethttp", false, "measure with "+netHTTPSetting+" as well")
 	names := strings.Join(partNames(), ",")
 	chosen := flags.String("parts", names, "what to measure, of these")
 	flags.IntVar(&s.rounds, "rounds", 6, "rounds, at least 4, and 10 with -check")

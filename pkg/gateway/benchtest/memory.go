@@ -33,11 +33,11 @@ func (t *site) memoryTable(ctx context.Context, o settings) (*facts, error) {
 		name  string
 		start func() (*process, error)
 	}{{nameRivalAll, func() (*process, error) { return t.rival(policyAll) }}}
-	for _, own := range frontsOf(o) {
+	for _, without := range waysOf(o) {
 		starters = append(starters, struct {
 			name  string
 			start func() (*process, error)
-		}{nameAll + suffixOf(own), func() (*process, error) { return t.gateway(ctx, gateway{front: own, log: true, traces: true}) }})
+		}{nameAll + suffixOf(without), func() (*process, error) { return t.gateway(ctx, gateway{netHTTP: without, log: true, traces: true}) }})
 	}
 	for _, s := range starters {
 		began, loaded, err := t.loadedMemory(ctx, o, s.start)

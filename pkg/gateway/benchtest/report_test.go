@@ -76,8 +76,8 @@ func TestFlagsThatMakeNoSenseAreRefused(t *testing.T) {
 			t.Errorf("%s is accepted", args)
 		}
 	}
-	s, _, err := parse([]string{"-rounds", "1", "-only", nameAll, "-profile", "cpu.pb", "-parts", "saturation,rate", "-front", "-window", "3s"}, io.Discard)
-	if err != nil || !s.front || s.window != 3*time.Second || len(s.parts) != 2 {
+	s, _, err := parse([]string{"-rounds", "1", "-only", nameAll, "-profile", "cpu.pb", "-parts", "saturation,rate", "-nethttp", "-window", "3s"}, io.Discard)
+	if err != nil || !s.netHTTP || s.window != 3*time.Second || len(s.parts) != 2 {
 		t.Errorf("got %+v, %v", s, err)
 	}
 	if _, _, err := parse([]string{"-help"}, io.Discard); !errors.Is(err, flag.ErrHelp) {

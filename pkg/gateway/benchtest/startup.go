@@ -21,12 +21,12 @@ func (t *site) startup(ctx context.Context, o settings) (*facts, error) {
 		title:   "First answer after the start, on a database that is there",
 		columns: []string{"what", fmt.Sprintf("ms, median of %d (least to most)", starts)},
 	}
-	for _, own := range frontsOf(o) {
-		took, err := t.startTimes(ctx, gateway{front: own, log: true, traces: true})
+	for _, without := range waysOf(o) {
+		took, err := t.startTimes(ctx, gateway{netHTTP: without, log: true, traces: true})
 		if err != nil {
 			return nil, err
 		}
-		f.add(nameAll+suffixOf(own), spread(took, 0))
+		f.add(nameAll+suffixOf(without), spread(took, 0))
 	}
 	return f, nil
 }
