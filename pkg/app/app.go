@@ -26,6 +26,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/decision"
 	"github.com/keywarden/keywarden/pkg/gateway"
 	"github.com/keywarden/keywarden/pkg/gateway/feed"
+	"github.com/keywarden/keywarden/pkg/heap"
 	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/httpserver"
 	"github.com/keywarden/keywarden/pkg/kubernetes"
@@ -228,7 +229,9 @@ func (a *application) serve(ctx context.Context) error {
 		}
 	}
 	group.Go(func() error { return a.watchDatabase(failed) })
-	group.Go(func() error { return a.tuneHeap(failed) })
+	if set, _ := a.Env.Lookup("GOGC"); set == "" {
+		group.Go(func() error { heap.Tune(failed); return nil })
+	}
 	group.Go(func() error { return a.reloads(failed) })
 	err := a.announce(ctx)
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/gateway/mirror"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy/pathrewrite"
 	"github.com/keywarden/keywarden/pkg/gateway/traffic"
 	"github.com/keywarden/keywarden/pkg/spec"
 	"github.com/keywarden/keywarden/pkg/spec/policies"
@@ -87,11 +88,11 @@ func (c *compiler) routeConfig(r *spec.Route, p *policies.Policies) (proxy.Route
 	if err != nil {
 		return config, fmt.Errorf("rewrite: %w", err)
 	}
-	pieces := make([]proxy.PathPiece, len(parts))
+	pieces := make([]pathrewrite.Piece, len(parts))
 	for i, part := range parts {
-		pieces[i] = proxy.PathPiece(part)
+		pieces[i] = pathrewrite.Piece(part)
 	}
-	config.Rewrite, err = proxy.NewRewrite(expression, pieces)
+	config.Rewrite, err = pathrewrite.New(expression, pieces)
 	return config, err
 }
 

@@ -8,22 +8,23 @@ import (
 	"testing"
 
 	"github.com/keywarden/keywarden/pkg/canonical"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy/pathrewrite"
 )
 
 // rewriteOf makes a rewrite; each %n of path is a group.
-func rewriteOf(t testing.TB, expression, path string) *Rewrite {
+func rewriteOf(t testing.TB, expression, path string) *pathrewrite.Rewrite {
 	t.Helper()
-	var pieces []PathPiece
+	var pieces []pathrewrite.Piece
 	for i, part := range strings.Split(path, "%") {
 		if i > 0 {
-			pieces = append(pieces, PathPiece{Group: int(part[0] - '0')})
+			pieces = append(pieces, pathrewrite.Piece{Group: int(part[0] - '0')})
 			part = part[1:]
 		}
 		if part != "" {
-			pieces = append(pieces, PathPiece{Text: part})
+			pieces = append(pieces, pathrewrite.Piece{Text: part})
 		}
 	}
-	w, err := NewRewrite(regexp.MustCompile("^(?:"+expression+")$"), pieces)
+	w, err := pathrewrite.New(regexp.MustCompile("^(?:"+expression+")$"), pieces)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,14 +73,14 @@ func TestRewriteRefusesWhatIsNoPath(t *testing.T) {
 		expression, path, from string
 		want                   error
 	}{
-		{"/a/(.*)", "/b/%1", "/other", ErrNoRewrite},
+		{"/a/(.*)", "/b/%1", "/other", pathrewrite.ErrNoMatch},
 		{"/a/(.*)/c", "/b/%1/c", "/a//c", nil}, // refused before any route
-		{"/a(.*)", "/b/%1", "/a/c", ErrRewrite},
-		{"/a/(.*?)/?c", "/b/%1/d", "/a/c", ErrRewrite},
-		{"/a/(\\.?)(.*)", "/%1/%2", "/a/.x", ErrRewrite},
+		{"/a(.*)", "/b/%1", "/a/c", pathrewrite.ErrRefused},
+		{"/a/(.*?)/?c", "/b/%1/d", "/a/c", pathrewrite.ErrRefused},
+		{"/a/(\\.?)(.*)", "/%1/%2", "/a/.x", pathrewrite.ErrRefused},
 		{"/a/(.*)", "/x/.%1", "/a/.", nil}, // refused before any route
-		{"/a/(.)x(.)y", "/%1%2", "/a/.x.y", ErrRewrite},
-		{"/a/(.*)", "/%1" + strings.Repeat("%1", 20), "/a/" + strings.Repeat("x", 1000), ErrRewrite},
+		{"/a/(.)x(.)y", "/%1%2", "/a/.x.y", pathrewrite.ErrRefused},
+		{"/a/(.*)", "/%1" + strings.Repeat("%1", 20), "/a/" + strings.Repeat("x", 1000), pathrewrite.ErrRefused},
 	} {
 		u := received(c.from)
 		if (u == nil) != (c.want == nil) {
@@ -97,7 +98,7 @@ func TestRewriteRefusesWhatIsNoPath(t *testing.T) {
 
 func TestNewRewriteRefuses(t *testing.T) {
 	expression := regexp.MustCompile("(a)")
-	for name, pieces := range map[string][]PathPiece{
+	for name, pieces := range map[string][]pathrewrite.Piece{
 		"nothing":         nil,
 		"no slash":        {{Text: "a"}},
 		"a group first":   {{Group: 1}, {Text: "/"}},
@@ -105,11 +106,11 @@ func TestNewRewriteRefuses(t *testing.T) {
 		"a negative one":  {{Text: "/"}, {Group: -1}},
 		"a relative path": {{Text: "../"}},
 	} {
-		if _, err := NewRewrite(expression, pieces); err == nil {
+		if _, err := pathrewrite.New(expression, pieces); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := NewRewrite(nil, []PathPiece{{Text: "/"}}); err == nil {
+	if _, err := pathrewrite.New(nil, []pathrewrite.Piece{{Text: "/"}}); err == nil {
 		t.Error("no expression: accepted")
 	}
 }
@@ -146,13 +147,13 @@ func FuzzRewrite(f *testing.F) {
 		if u == nil || err != nil || len(expression) > 100 {
 			t.Skip("no request, or no expression")
 		}
-		w, err := NewRewrite(compiled, []PathPiece{{Text: first}, {Group: group}, {Text: second}, {Group: group2}})
+		w, err := pathrewrite.New(compiled, []pathrewrite.Piece{{Text: first}, {Group: group}, {Text: second}, {Group: group2}})
 		if err != nil {
 			t.Skip("no rewrite")
 		}
 		x := &exchange{route: &Route{service: &Service{base: base}, rewrite: w}}
 		if err := x.setPath(u); err != nil {
-			if !errors.Is(err, ErrRewrite) && !errors.Is(err, ErrNoRewrite) {
+			if !errors.Is(err, pathrewrite.ErrRefused) && !errors.Is(err, pathrewrite.ErrNoMatch) {
 				t.Fatalf("refused with %v", err)
 			}
 			return

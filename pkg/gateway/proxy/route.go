@@ -15,6 +15,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy/pathrewrite"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
@@ -30,7 +31,7 @@ type RouteConfig struct {
 	AddPrefix string
 
 	// Rewrite makes the path, instead of stripping; nil for none.
-	Rewrite *Rewrite
+	Rewrite *pathrewrite.Rewrite
 
 	// Host is what the service is told as Host, and PreserveHost tells it that of the
 	// client; otherwise it is told its own. TLS goes by the target in every case.
@@ -65,7 +66,7 @@ type Route struct {
 	strip         string
 	stripSegments int
 	add           string
-	rewrite       *Rewrite
+	rewrite       *pathrewrite.Rewrite
 	host          string
 	preserveHost  bool
 	mirrored      bool
