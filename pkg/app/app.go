@@ -30,7 +30,6 @@ import (
 	"github.com/keywarden/keywarden/pkg/httpedge"
 	"github.com/keywarden/keywarden/pkg/httpserver"
 	"github.com/keywarden/keywarden/pkg/kubernetes"
-	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/telemetry"
 )
 
@@ -354,7 +353,7 @@ func (a *application) listenerOptions(name, addr string, handler http.Handler) h
 	return httpserver.Options{
 		Name: name, Addr: addr, Handler: handler, Logger: a.Logger,
 		ReadHeaderTimeout: s.ReadHeaderTimeout, IdleTimeout: s.IdleTimeout,
-		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections, Front: s.Front, RequestContext: reqctx.Blank,
+		MaxHeaderBytes: int(s.MaxHeaderBytes), MaxConnections: s.MaxConnections, Front: s.Front,
 		MeterProvider: a.telemetry.MeterProvider(),
 	}
 }

@@ -19,7 +19,6 @@ func (s *Server) setUpFront() {
 		Handler:           s.http1.Handler,
 		Context:           s.base,
 		HTTP:              s.http1,
-		RequestContext:    s.opts.RequestContext,
 		HandOver:          s.handOver,
 		State:             noteState,
 		ReadHeaderTimeout: s.opts.ReadHeaderTimeout,

@@ -91,10 +91,6 @@ type Options struct {
 	// net/http's server serves everything.
 	Front bool
 
-	// RequestContext makes the contexts of requests, in the front; nil for those that there
-	// are. It must not matter to the handler whether it was called.
-	RequestContext func(ctx context.Context) context.Context
-
 	// DrainDelay is how long Shutdown goes on as if nothing had happened, while
 	// load balancers notice that readiness is gone.
 	DrainDelay time.Duration

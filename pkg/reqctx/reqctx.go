@@ -28,7 +28,7 @@ type Info struct {
 	// for access.Admit and access.PrincipalFrom.
 	Caller any
 
-	blank      bool // see Blank
+	blank      bool // see Carrier.Blank
 	clientText string
 	values     [8]string // see Values
 	valuesUsed int
@@ -150,16 +150,17 @@ type key struct{}
 // owns what is behind it.
 type CallerKey struct{}
 
-// carrier is a context with an Info. What else is known of every request is in the
-// Info, too, so that it costs no context of its own.
-type carrier struct {
+// Carrier is a context with an Info. What else is known of every request is in the
+// Info, too, so that it costs no context of its own. It can be a part of something bigger
+// that is made for each request; see [Carrier.Blank].
+type Carrier struct {
 	context.Context
 	info *Info
-	own  Info // of New
+	own  Info // where info is, unless it is somebody else's
 }
 
 // Value implements [context.Context].
-func (c *carrier) Value(k any) any {
+func (c *Carrier) Value(k any) any {
 	switch k.(type) {
 	case key:
 		return c.info
@@ -172,28 +173,28 @@ func (c *carrier) Value(k any) any {
 }
 
 // New returns ctx carrying an Info that is made with it, and that; the context is ctx when
-// that is [Blank].
+// that is a blank [Carrier].
 func New(ctx context.Context) (context.Context, *Info) {
 	if info := Carried(ctx); info != nil && info.blank {
 		info.blank = false
 		return ctx, info
 	}
-	c := &carrier{Context: ctx}
+	c := &Carrier{Context: ctx}
 	c.info = &c.own
 	return c, c.info
 }
 
-// Blank returns ctx with an Info that nobody has filled in yet: [New] takes it, so that
-// the request need not be given another context.
-func Blank(ctx context.Context) context.Context {
-	ctx, info := New(ctx)
-	info.blank = true
-	return ctx
+// Blank makes c, which is new, carry an Info that nobody has filled in yet, and returns it:
+// [New] takes that Info, so that the request need not be given another context.
+func (c *Carrier) Blank(ctx context.Context) context.Context {
+	c.Context, c.info = ctx, &c.own
+	c.own.blank = true
+	return c
 }
 
 // With returns ctx carrying info.
 func With(ctx context.Context, info *Info) context.Context {
-	return &carrier{Context: ctx, info: info}
+	return &Carrier{Context: ctx, info: info}
 }
 
 // Carried is the Info of ctx, nil outside a request.

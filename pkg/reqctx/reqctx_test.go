@@ -27,7 +27,7 @@ func TestOutsideARequestTheInfoIsEmptyAndNobodyElses(t *testing.T) {
 }
 
 func TestABlankContextIsFilledInOnce(t *testing.T) {
-	blank := reqctx.Blank(t.Context())
+	blank := new(reqctx.Carrier).Blank(t.Context())
 	ctx, info := reqctx.New(blank)
 	if ctx != blank || reqctx.From(blank) != info {
 		t.Error("the blank was not used")

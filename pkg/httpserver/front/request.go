@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // inlineFields is how many values of fields have their place in the exchange.
@@ -15,6 +17,7 @@ const inlineFields = 16
 // handler may have kept any part of it.
 type exchange struct {
 	context  requestContext
+	carrier  reqctx.Carrier // of what the handlers find out about the request
 	url      url.URL
 	values   [inlineFields]string
 	body     body

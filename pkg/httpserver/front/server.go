@@ -41,7 +41,7 @@ const (
 	deadlineSlack = 10
 )
 
-// Options says how to serve. All but RequestContext are required.
+// Options says how to serve. All are required.
 type Options struct {
 	Handler http.Handler
 
@@ -49,10 +49,6 @@ type Options struct {
 	// their server.
 	Context context.Context
 	HTTP    *http.Server
-
-	// RequestContext makes the context of a request from one that ends with it; nil for
-	// that itself. Everything that is in each request's context can be put there at once.
-	RequestContext func(ctx context.Context) context.Context
 
 	// HandOver takes a connection with what was read from it and not used. The bytes
 	// are its to keep.
@@ -66,13 +62,6 @@ type Options struct {
 	IdleTimeout       time.Duration
 	MaxHeaderBytes    int // longer heads are handed over
 	ErrorLog          *log.Logger
-}
-
-func (o *Options) requestContext(ctx context.Context) context.Context {
-	if o.RequestContext == nil {
-		return ctx
-	}
-	return o.RequestContext(ctx)
 }
 
 // Server serves connections. [Server.Watch] has to run beside it.
