@@ -437,5 +437,5 @@ func heapInUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // a test has no exbibytes
+	return int64(m.HeapAlloc)
 }

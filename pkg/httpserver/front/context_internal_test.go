@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 )
@@ -34,7 +35,7 @@ func TestTheContextOfARequestEndsWithItsHandlerAndWithTheConnection(t *testing.T
 			defer stop()
 			c.by(r, cancel)
 			synctest.Wait()
-			if r.Err() != context.Canceled || context.Cause(r) != context.Canceled {
+			if !errors.Is(r.Err(), context.Canceled) || !errors.Is(context.Cause(r), context.Canceled) {
 				t.Errorf("%s: it ended with %v, %v", name, r.Err(), context.Cause(r))
 			}
 			select {
