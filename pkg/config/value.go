@@ -166,18 +166,21 @@ func parseNetwork(text string) (netip.Prefix, error) {
 }
 
 var (
-	hostPattern = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*$`)
+	hostPattern = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9])?)*$`)
 	// scopePattern is the syntax of access.ValidScope; a test holds them equal,
 	// because this package may not import that one.
 	scopePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)*$`)
 	prefixPattern = regexp.MustCompile(`^[a-z][a-z0-9]{1,7}$`)
-	wordPattern   = regexp.MustCompile(`^[!-~]{1,256}$`)
+	wordPattern   = regexp.MustCompile(`^[!-~]+$`)
 )
 
-// Bounds of names, in bytes.
+// Bounds of names, in bytes. They are not in the expressions: repetitions with a large
+// bound take milliseconds to compile, at each start of the program.
 const (
 	maxHostLength  = 253
+	maxLabelLength = 63
 	maxScopeLength = 64
+	maxWordLength  = 256
 )
 
 // checkFormat checks a non-empty text against the syntax that the tag format
@@ -196,7 +199,7 @@ func checkFormat(format, text string) error {
 	case "key-prefix":
 		return want(prefixPattern.MatchString(text), "must be 2 to 8 lower-case letters and digits, a letter first")
 	case "word":
-		return want(wordPattern.MatchString(text), "must be at most 256 printable ASCII characters without spaces")
+		return want(len(text) <= maxWordLength && wordPattern.MatchString(text), "must be at most 256 printable ASCII characters without spaces")
 	case "postgres":
 		return checkURL(text, "postgres", "postgresql")
 	case "redis":
@@ -230,7 +233,15 @@ func validHost(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
-	return len(host) <= maxHostLength && hostPattern.MatchString(host)
+	if len(host) > maxHostLength || !hostPattern.MatchString(host) {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if len(label) > maxLabelLength {
+			return false
+		}
+	}
+	return true
 }
 
 // checkURL parses a URL that holds a password. The error of url.Parse repeats
