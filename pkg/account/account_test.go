@@ -169,10 +169,7 @@ func newHasher(t testing.TB, cost int) (*Hasher, *counter) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := NewHasher(t.Context(), inner)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := NewHasher(inner)
 	c := &counter{pool: inner}
 	h.pool = c
 	return h, c
@@ -265,7 +262,6 @@ func TestEveryRefusedSignInCostsExactlyOneComparison(t *testing.T) {
 		{"the password with a tail", email, password + strings.Repeat("x", 72)},
 		{"huge password", email, strings.Repeat("x", 1<<20)},
 		{"huge password of nobody", "eve@example.com", strings.Repeat("x", 1<<20)},
-		{"what the dummy is made of", "eve@example.com", "no account has this password"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlatform(t)

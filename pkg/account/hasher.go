@@ -23,14 +23,8 @@ type pool interface {
 	Compare(ctx context.Context, hash string, digest []byte) (ok, stale bool, err error)
 }
 
-// NewHasher makes a hasher over pool. It computes one hash.
-func NewHasher(ctx context.Context, pool *slowhash.Pool) (*Hasher, error) {
-	dummy, err := pool.Hash(ctx, digest("no account has this password"))
-	if err != nil {
-		return nil, err
-	}
-	return &Hasher{pool: pool, dummy: dummy}, nil
-}
+// NewHasher makes a hasher over pool.
+func NewHasher(pool *slowhash.Pool) *Hasher { return &Hasher{pool: pool, dummy: pool.Decoy()} }
 
 // digest is what bcrypt is given: 44 bytes, never more than its 72.
 func digest(password string) []byte {

@@ -81,12 +81,10 @@ func newPlatform(t *testing.T, l limits) *platform {
 	p.must(err)
 	pool, err := slowhash.New(4, 4)
 	p.must(err)
-	hasher, err := account.NewHasher(t.Context(), pool)
-	p.must(err)
 	var verifier *session.Verifier
 	notify := func(e changes.Event) { verifier.Apply(e) }
 	p.accounts = account.NewService(account.Options{
-		Store: store, Hasher: hasher, Roles: roles, Notify: notify, PasswordMinLength: 12, Now: p.now,
+		Store: store, Hasher: account.NewHasher(pool), Roles: roles, Notify: notify, PasswordMinLength: 12, Now: p.now,
 	})
 	signer := session.NewSigner(session.TokenOptions{
 		Issuer: "issuer", Audience: "audience", TTL: 15 * time.Minute, Leeway: time.Second, Rotation: 1000 * time.Hour, Roles: roles,

@@ -206,3 +206,30 @@ func TestPoolIsSafeForConcurrentUse(t *testing.T) {
 	}
 	all.Wait()
 }
+
+func TestTheDecoyIsComparedLikeAnyHashAndNeverRight(t *testing.T) {
+	p := newPool(t, 1)
+	seen := map[string]bool{}
+	for range 200 {
+		decoy := p.Decoy()
+		if cost, err := bcrypt.Cost([]byte(decoy)); err != nil || cost != bcrypt.MinCost || len(decoy) != 60 || seen[decoy] {
+			t.Fatalf("%q: cost %d, %v", decoy, cost, err)
+		}
+		seen[decoy] = true
+		// No error: bcrypt has read the salt and hashed with it.
+		if ok, stale, err := p.Compare(t.Context(), decoy, []byte("digest")); ok || stale || err != nil {
+			t.Fatalf("%q: %v, stale %v, %v", decoy, ok, stale, err)
+		}
+	}
+	hash, err := bcrypt.GenerateFromPassword([]byte("digest"), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dear, err := New(10, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if decoy := dear.Decoy(); len(decoy) != len(hash) || decoy[:7] != string(hash[:7]) {
+		t.Errorf("%q has another form than %q", decoy, hash)
+	}
+}

@@ -151,7 +151,7 @@ func New(ctx context.Context, o Options) (_ *Platform, err error) {
 			return nil, err
 		}
 	}
-	if err := p.buildAccounts(ctx, cfg); err != nil {
+	if err := p.buildAccounts(cfg); err != nil {
 		return nil, err
 	}
 	if err := p.buildSessions(cfg, logger); err != nil {
@@ -202,7 +202,7 @@ func (s keyStore) KeyByPublicID(ctx context.Context, publicID string) (apikey.St
 	return s.Store.KeyByPublicID(ctx, publicID)
 }
 
-func (p *Platform) buildAccounts(ctx context.Context, cfg *config.Config) error {
+func (p *Platform) buildAccounts(cfg *config.Config) error {
 	concurrency := cfg.Accounts.HashConcurrency
 	if concurrency == 0 {
 		concurrency = max(1, runtime.NumCPU()/2)
@@ -211,12 +211,8 @@ func (p *Platform) buildAccounts(ctx context.Context, cfg *config.Config) error 
 	if err != nil {
 		return err
 	}
-	hasher, err := account.NewHasher(ctx, pool)
-	if err != nil {
-		return err
-	}
 	p.Accounts = account.NewService(account.Options{
-		Store: p.Store, Hasher: hasher, Roles: p.Roles, Notify: p.Follower.Apply,
+		Store: p.Store, Hasher: account.NewHasher(pool), Roles: p.Roles, Notify: p.Follower.Apply,
 		PasswordMinLength: cfg.Accounts.PasswordMinLength, Now: time.Now,
 	})
 	return nil
