@@ -32,9 +32,9 @@ type ObserveOptions struct {
 	Ended func(info *reqctx.Info, e Ended)
 
 	// Draw decides whether the trace of a request is recorded, before anything is made for
-	// it: it returns the context to start it in, nil when it is not, and its id. Absent, or
-	// where incoming traces are trusted, the tracer decides.
-	Draw func(ctx context.Context) (recorded context.Context, id trace.TraceID)
+	// it: it returns the context to start it in, or nil, and the ids of one that is not. Absent,
+	// or where incoming traces are trusted, the tracer decides.
+	Draw func(ctx context.Context) (recorded context.Context, id trace.TraceID, span trace.SpanID)
 
 	// TrustIncomingTrace makes the span a child of the caller's. Otherwise a
 	// trace of our own begins, linked to the caller's: a stranger must not choose

@@ -650,14 +650,14 @@ type discard struct{}
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 func TestATraceThatIsNotDrawnHasAnIDAndNoSpan(t *testing.T) {
-	drawn := trace.TraceID{15: 7}
+	drawn, drawnSpan := trace.TraceID{15: 7}, trace.SpanID{7: 8}
 	for name, recorded := range map[string]bool{"recorded": true, "not recorded": false} {
 		e := newEdge(t, func(o *httpedge.ObserveOptions) {
-			o.Draw = func(ctx context.Context) (context.Context, trace.TraceID) {
+			o.Draw = func(ctx context.Context) (context.Context, trace.TraceID, trace.SpanID) {
 				if recorded {
-					return ctx, drawn
+					return ctx, drawn, trace.SpanID{}
 				}
-				return nil, drawn
+				return nil, drawn, drawnSpan
 			}
 		})
 		e.do(httptest.NewRequest(http.MethodGet, "/", nil), func(_ http.ResponseWriter, r *http.Request) {

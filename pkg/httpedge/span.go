@@ -2,8 +2,6 @@ package httpedge
 
 import (
 	"context"
-	"encoding/binary"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -39,8 +37,8 @@ const (
 type tracing struct {
 	tracer trace.Tracer
 	trust  bool
-	draw   func(ctx context.Context) (recorded context.Context, id trace.TraceID) // nil: ask the tracer
-	off    bool                                                                   // the tracer does nothing: do not even ask it
+	draw   func(ctx context.Context) (recorded context.Context, id trace.TraceID, span trace.SpanID) // nil: ask the tracer
+	off    bool                                                                                      // the tracer does nothing: do not even ask it
 	kind   []trace.SpanStartOption
 }
 
@@ -61,10 +59,9 @@ func newTracing(o ObserveOptions) tracing {
 func (t *tracing) start(r *http.Request, m method, info *reqctx.Info) (*http.Request, trace.Span) {
 	ctx := r.Context()
 	if t.draw != nil && !t.trust {
-		recorded, id := t.draw(ctx)
+		recorded, id, span := t.draw(ctx)
 		if recorded == nil {
-			info.TraceID = id
-			binary.NativeEndian.PutUint64(info.SpanID[:], rand.Uint64()|1) //nolint:gosec // it has to be different, not secret
+			info.TraceID, info.SpanID = id, span
 			return r, noop.Span{}
 		}
 		ctx = recorded

@@ -11,22 +11,22 @@ import (
 
 // Draw decides whether a new trace is recorded before anything is made for it: of
 // a hundred requests, as a rule, 99 are not, and a span that nobody records costs more
-// than finding the route. It returns the id of the trace, and, where it is recorded, the
-// context for the tracer to start it in; nil otherwise.
-type Draw func(ctx context.Context) (recorded context.Context, id trace.TraceID)
+// than finding the route. It returns, where the trace is recorded, the context for the
+// tracer to start it in; otherwise nil, and the ids that the request has all the same.
+type Draw func(ctx context.Context) (recorded context.Context, id trace.TraceID, span trace.SpanID)
 
 // Draw is nil where the tracer has to be asked: there is none, or callers have a say.
 func (t *Telemetry) Draw() Draw { return t.draw }
 
 // newDraw makes the draw of a sampler that goes by the id of the trace alone.
 func newDraw(sampler sdktrace.Sampler) Draw {
-	return func(ctx context.Context) (context.Context, trace.TraceID) {
+	return func(ctx context.Context) (context.Context, trace.TraceID, trace.SpanID) {
 		id := newTraceID()
 		nobody := sdktrace.SamplingParameters{ParentContext: context.Background(), TraceID: id}
 		if sampler.ShouldSample(nobody).Decision != sdktrace.RecordAndSample {
-			return nil, id
+			return nil, id, newSpanID()
 		}
-		return context.WithValue(ctx, drawnKey{}, id), id
+		return context.WithValue(ctx, drawnKey{}, id), id, trace.SpanID{}
 	}
 }
 

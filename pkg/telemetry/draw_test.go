@@ -20,9 +20,9 @@ func TestTheDrawDecidesAsTheSamplerWould(t *testing.T) {
 		tracer, recorded := tel.TracerProvider().Tracer("test"), 0
 		seen := map[trace.TraceID]bool{}
 		for range 2000 {
-			ctx, id := tel.Draw()(t.Context())
-			if !id.IsValid() || seen[id] {
-				t.Fatalf("%s: the id %v", name, id)
+			ctx, id, without := tel.Draw()(t.Context())
+			if !id.IsValid() || seen[id] || without.IsValid() != (ctx == nil) {
+				t.Fatalf("%s: the ids %v, %v", name, id, without)
 			}
 			seen[id] = true
 			if ctx == nil {
