@@ -96,25 +96,6 @@ func TestRewriteRefusesWhatIsNoPath(t *testing.T) {
 	}
 }
 
-func TestNewRewriteRefuses(t *testing.T) {
-	expression := regexp.MustCompile("(a)")
-	for name, pieces := range map[string][]pathrewrite.Piece{
-		"nothing":         nil,
-		"no slash":        {{Text: "a"}},
-		"a group first":   {{Group: 1}, {Text: "/"}},
-		"no such group":   {{Text: "/"}, {Group: 2}},
-		"a negative one":  {{Text: "/"}, {Group: -1}},
-		"a relative path": {{Text: "../"}},
-	} {
-		if _, err := pathrewrite.New(expression, pieces); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	if _, err := pathrewrite.New(nil, []pathrewrite.Piece{{Text: "/"}}); err == nil {
-		t.Error("no expression: accepted")
-	}
-}
-
 func TestAddedPrefixTakesThePlaceOfTheStrippedOne(t *testing.T) {
 	rt := (&Service{base: "/base"}).Route(RouteConfig{StripPrefix: "/api/a,b/v1", AddPrefix: "/api/a%2Cb"})
 	for from, want := range map[string]string{

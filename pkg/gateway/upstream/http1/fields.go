@@ -37,13 +37,10 @@ func Unlist(r *http.Request) {
 func appendFields(b []byte, fields []Field) ([]byte, bool) {
 	for i := range fields {
 		f := &fields[i]
-		if aboutConnection(f.Name) || f.Name == fieldContentLength || !plainName(f.Name) || !plainValue(f.Value) {
+		if f.Name == fieldContentLength || !sendable(f.Name) || !plainValue(f.Value) {
 			return b, false
 		}
-		b = append(b, f.Name...)
-		b = append(b, ": "...)
-		b = append(b, f.Value...)
-		b = append(b, "\r\n"...)
+		b = appendField(b, f.Name, f.Value)
 	}
 	return b, true
 }

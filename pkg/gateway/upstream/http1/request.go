@@ -157,30 +157,32 @@ func appendHeader(b []byte, h http.Header) ([]byte, bool) {
 				continue
 			}
 		}
-		if aboutConnection(name) || !plainName(name) {
+		if !sendable(name) {
 			return b, false
 		}
 		for _, v := range values {
 			if !plainValue(v) {
 				return b, false
 			}
-			b = append(b, name...)
-			b = append(b, ": "...)
-			b = append(b, v...)
-			b = append(b, "\r\n"...)
+			b = appendField(b, name, v)
 		}
 	}
 	return b, true
 }
 
-// aboutConnection reports whether a field, whose name is in canonical form, is about the
-// connection or the framing.
-func aboutConnection(name string) bool {
+// sendable reports whether a name, which is in canonical form, is one, and of a field that
+// is not about the connection or the framing.
+func sendable(name string) bool {
 	switch name {
 	case "Connection", "Upgrade", "Expect", "Te", "Trailer", "Transfer-Encoding", "Keep-Alive", "Proxy-Connection", "Host":
-		return true
+		return false
 	}
-	return false
+	return plainName(name)
+}
+
+func appendField(b []byte, name, value string) []byte {
+	b = append(append(b, name...), ": "...)
+	return append(append(b, value...), "\r\n"...)
 }
 
 // plainValue reports whether a value arrives as it is: net/http trims blanks around one,
