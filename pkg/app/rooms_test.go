@@ -20,7 +20,7 @@ var rooms = []struct {
 	name     string
 	packages []string
 }{
-	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "heap", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit", "netguard", "faulttest", "loadtest"}},
+	{"foundation", []string{"problem", "reqctx", "seal", "config", "telemetry", "certstore", "httpserver", "heap", "canonical", "httpedge", "throttle", "verdict", "slowhash", "nearest", "bytesize", "header", "strictyaml", "ratelimit", "netguard", "splice", "faulttest", "loadtest"}},
 	{"domain", []string{"access", "expression", "template", "account", "session", "apikey", "keyguard", "privilege", "audit", "changes", "quota", "catalog", "kvm", "httpcache", "decision", "revision", "acme", "usage", "analytics", "spec", "posture", "openapi", "alert"}},
 	{"edges and adapters", []string{"gateway", "kubernetes", "httpapi", "store", "pglocal", "backup", "doctor", "sample"}},
 	{"root", []string{"app"}},
