@@ -23,6 +23,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/health"
 	"github.com/keywarden/keywarden/pkg/gateway/resilience"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 )
 
 // Target is one address of a service.
@@ -208,7 +209,7 @@ func (s *Service) settle(x *Exchange, resp *http.Response, failed bool) {
 
 // lasting reports whether the answer is a stream that may go on for long.
 func lasting(resp *http.Response) bool {
-	kind := resp.Header.Get("Content-Type")
+	kind := http1.FieldOf(resp, "Content-Type")
 	return resp.StatusCode == http.StatusSwitchingProtocols ||
 		strings.HasPrefix(kind, "text/event-stream") || strings.HasPrefix(kind, "application/grpc")
 }

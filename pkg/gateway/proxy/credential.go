@@ -6,6 +6,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy/lookalike"
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 )
 
 // keepsAuthorization reports whether the service is told the Authorization of the
@@ -37,7 +38,7 @@ func (x *exchange) present(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	answer, err := s.backend.Load().Send(&x.forward, out)
-	if err != nil || answer.StatusCode != http.StatusUnauthorized || answer.Header["Www-Authenticate"] == nil {
+	if err != nil || answer.StatusCode != http.StatusUnauthorized || http1.FieldOf(answer, "Www-Authenticate") == "" {
 		return answer, err
 	}
 	repeatable := forward.Repeatable(out)

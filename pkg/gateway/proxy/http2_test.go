@@ -41,7 +41,7 @@ func TestHTTP2Clients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, err := f.Client().Do(r)
+	events, err := f.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/keywarden/keywarden/pkg/gateway/proxy/bodycopy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
+	"github.com/keywarden/keywarden/pkg/splice"
 )
 
 // Causes of a context that a bound has ended. Only the first says something about
@@ -95,7 +97,7 @@ func (b *answerBody) wait() {
 }
 
 // Ready reports whether a part of the body is here already.
-func (b *answerBody) Ready() bool { return ready(b.ReadCloser) }
+func (b *answerBody) Ready() bool { return bodycopy.Ready(b.ReadCloser) }
 
 // Read implements [io.Reader].
 func (b *answerBody) Read(p []byte) (int, error) {
@@ -104,20 +106,39 @@ func (b *answerBody) Read(p []byte) (int, error) {
 	if b.pause != nil {
 		b.pause.Stop()
 	}
+	b.note(err)
+	return n, err
+}
+
+// note remembers how reading has ended.
+func (b *answerBody) note(err error) {
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, splice.ErrUnavailable):
 	case errors.Is(err, io.EOF):
 		dropTrailers(b.response.Trailer)
 	default:
 		b.failed = true
 		b.exchange.noteBound(err)
 	}
+}
+
+// CanFill implements [splice.Source]. Where a timer bounds the reads, they are those of
+// Read.
+func (b *answerBody) CanFill() bool {
+	source, ok := b.ReadCloser.(splice.Source)
+	return ok && b.idle == 0 && source.CanFill()
+}
+
+// FillPipe implements [splice.Source].
+func (b *answerBody) FillPipe(p *splice.Pipe) (int, error) {
+	n, err := b.ReadCloser.(splice.Source).FillPipe(p)
+	b.note(err)
 	return n, err
 }
 
 // watchAnswer follows the body of an answer.
 func (x *exchange) watchAnswer(res *http.Response) {
-	if isStream(res) {
+	if x.lasting {
 		x.body.free.Store(true)
 		x.stopIdle()
 		x.answer.idle, x.answer.pause = 0, nil

@@ -43,7 +43,7 @@ func TestLoopEnds(t *testing.T) {
 		for name, value := range lines {
 			req.Header.Set(name, value)
 		}
-		answer, err := f.Client().Do(req)
+		answer, err := f.client.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

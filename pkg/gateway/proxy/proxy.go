@@ -24,6 +24,8 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/gateway/credential"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy/bodycopy"
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // Options is what all services of a process share. All fields but Issuer are
@@ -50,7 +52,8 @@ type Proxy struct {
 	propagator  propagation.TextMapPropagator
 	issuer      string
 	duration    metric.Float64Histogram
-	buffers     *bufferPool
+	bodies      *bodycopy.Copier
+	fields      header.Pool
 	traceFields []string // of propagator, in canonical form
 	loop        []string // the name of the process in [headerLoop], alone; never changed
 	ordinary    bool
@@ -76,7 +79,7 @@ func New(o Options) (*Proxy, error) {
 		propagator:  o.Propagator,
 		issuer:      o.Issuer,
 		duration:    duration,
-		buffers:     newBufferPool(),
+		bodies:      bodycopy.New(),
 		loop:        []string{newLoopName()},
 		ordinary:    o.Ordinary,
 	}, nil
@@ -145,7 +148,7 @@ func (p *Proxy) Service(c ServiceConfig) *Service {
 		ErrorHandler: func(w http.ResponseWriter, out *http.Request, err error) {
 			exchangeFrom(out.Context()).fail(w, out, err)
 		},
-		BufferPool: p.buffers,
+		BufferPool: p.bodies,
 		// What it logs has no request beside it; the access log has the reason.
 		ErrorLog: slog.NewLogLogger(logger, slog.LevelDebug),
 	}

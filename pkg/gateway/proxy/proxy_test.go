@@ -32,29 +32,40 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy/bodylimit"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream"
+	"github.com/keywarden/keywarden/pkg/httpserver"
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(bothWays{m}) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(allWays{m}) }
 
-// bothWays runs all tests once for each way to a service.
-type bothWays struct{ *testing.M }
+// allWays runs all tests once for each way to a service, and once more for clients of the
+// platform's own server.
+type allWays struct{ *testing.M }
 
-func (b bothWays) Run() int {
+func (b allWays) Run() int {
 	if code := b.M.Run(); code != 0 || testing.Short() {
 		return code
 	}
-	ordinaryWay = true
+	ownServer = true
+	if code := b.M.Run(); code != 0 {
+		return code
+	}
+	ownServer, ordinaryWay = false, true
 	return b.M.Run()
 }
 
-// ordinaryWay says that services are asked by net/http's own transport.
-var ordinaryWay bool
+var (
+	ordinaryWay bool // services are asked by net/http's own transport
+	ownServer   bool // clients are served by package httpserver, with its front
+)
 
 // front is a server whose only route leads to one service.
 type front struct {
-	*httptest.Server
+	URL, addr string
+	client    *http.Client
+	handler   http.Handler
+
 	t    *testing.T
 	mu   sync.Mutex
 	last reqctx.Info // of the last request that has ended
@@ -122,7 +133,7 @@ func newFront(t *testing.T, target string, s setup) *front {
 		h = s.outer(h)
 	}
 	f := &front{t: t}
-	f.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info := &reqctx.Info{ID: "request-1", Client: netip.MustParseAddr("127.0.0.1"), Scheme: "http"}
 		defer func() {
 			f.mu.Lock()
@@ -135,15 +146,51 @@ func newFront(t *testing.T, target string, s setup) *front {
 			ctx = access.WithPrincipal(ctx, s.principal)
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
-	}))
-	t.Cleanup(f.Close)
-	if s.http2 {
-		f.EnableHTTP2 = true
-		f.StartTLS()
+	})
+	if ownServer && !s.http2 {
+		f.startOwn()
 	} else {
-		f.Start()
+		f.start(s.http2)
 	}
 	return f
+}
+
+// start serves by net/http.
+func (f *front) start(http2 bool) {
+	server := httptest.NewUnstartedServer(f.handler)
+	f.t.Cleanup(server.Close)
+	if http2 {
+		server.EnableHTTP2 = true
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	f.URL, f.addr, f.client = server.URL, server.Listener.Addr().String(), server.Client()
+}
+
+// startOwn serves by the platform's own server.
+func (f *front) startOwn() {
+	server, err := httpserver.New(httpserver.Options{
+		Addr: "127.0.0.1:0", Handler: f.handler, Logger: slog.New(slog.DiscardHandler), Front: true,
+	})
+	if err == nil {
+		err = server.Listen()
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve() }()
+	transport := &http.Transport{}
+	f.addr = server.Addr().String()
+	f.URL, f.client = "http://"+f.addr, &http.Client{Transport: transport}
+	f.t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = server.Shutdown(ctx)
+		<-served
+	})
 }
 
 func (f *front) info() reqctx.Info {
@@ -162,7 +209,7 @@ func (f *front) do(method, path string, body io.Reader, header http.Header) (*ht
 	for name, values := range header {
 		r.Header[name] = values
 	}
-	resp, err := f.Client().Do(r)
+	resp, err := f.client.Do(r)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -196,7 +243,7 @@ func (f *front) wantProblem(resp *http.Response, body string, status int, code s
 // dial opens a raw connection to the front.
 func (f *front) dial() (net.Conn, *bufio.Reader) {
 	f.t.Helper()
-	conn, err := net.Dial("tcp", f.Listener.Addr().String())
+	conn, err := net.Dial("tcp", f.addr)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -503,7 +550,7 @@ func TestUploadsAreStreamed(t *testing.T) {
 			done <- err
 			return
 		}
-		resp, err := f.Client().Do(r)
+		resp, err := f.client.Do(r)
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -534,7 +581,7 @@ func TestDownloadsAreStreamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := f.Client().Do(r)
+	resp, err := f.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -708,7 +755,7 @@ func TestClientThatGoesAwayEndsTheRequestUpstream(t *testing.T) {
 				<-reached
 				cancel()
 			}()
-			if resp, err := f.Client().Do(r); err == nil {
+			if resp, err := f.client.Do(r); err == nil {
 				_, _ = io.ReadAll(resp.Body)
 				resp.Body.Close()
 			}

@@ -1,13 +1,12 @@
 package proxy
 
 import (
-	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
 	"strings"
 
-	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // ordinary says why a request takes the ordinary way, by [httputil.ReverseProxy] and
@@ -67,17 +66,22 @@ func (s *Service) relay(w http.ResponseWriter, out *http.Request, x *exchange) {
 		out.Body = nil
 	}
 	x.sent = true
-	if x.fields = s.list(out, x); x.fields != nil {
+	space := s.proxy.fields.Get()
+	if x.fields = s.list(space[:0], out, x); x.fields != nil {
 		out.Header = nil
 	} else {
 		s.clothe(out, in, x)
 	}
 	res, err := x.send(out)
+	s.proxy.fields.Put(space, len(x.fields))
+	x.fields = nil
 	if err != nil {
 		x.fail(w, out, err)
 		return
 	}
-	removeHopByHop(res.Header)
+	if res.Header != nil { // it was the ordinary way after all
+		removeHopByHop(res.Header)
+	}
 	if err := x.accept(res); err != nil {
 		_ = res.Body.Close()
 		x.fail(w, out, err)
@@ -101,19 +105,25 @@ func (s *Service) clothe(out *http.Request, in http.Header, x *exchange) {
 }
 
 // Fields implements [http1.Listed].
-func (x *exchange) Fields() []http1.Field { return x.fields }
+func (x *exchange) Fields() header.List { return x.fields }
 
 // Header implements [http1.Listed].
 func (x *exchange) Header() http.Header {
-	h := make(http.Header, len(x.fields)+1)
-	for _, f := range x.fields {
-		h[f.Name] = append(h[f.Name], f.Value)
-	}
+	h := x.fields.Map()
 	if h["User-Agent"] == nil {
 		h["User-Agent"] = noUserAgent()
 	}
 	return h
 }
+
+// Take implements [http1.Taker].
+func (x *exchange) Take(fields header.List) bool {
+	x.answered = fields
+	return x.short
+}
+
+// Taken implements [http1.Taker].
+func (x *exchange) Taken() header.List { return x.answered }
 
 // extraFields are about as many as the gateway adds to a request.
 const extraFields = 12
@@ -139,7 +149,11 @@ func removeHopByHop(h http.Header) {
 // answer passes on the answer.
 func (s *Service) answer(w http.ResponseWriter, res *http.Response, x *exchange) {
 	h := w.Header()
-	join(h, res.Header)
+	if res.Header != nil {
+		join(h, res.Header)
+	} else if sink, ok := w.(header.Sink); !ok || !sink.AddFields(x.answered) {
+		x.answered.AddTo(h)
+	}
 	announced := len(res.Trailer)
 	if announced > 0 {
 		names := make([]string, 0, announced)
@@ -149,7 +163,7 @@ func (s *Service) answer(w http.ResponseWriter, res *http.Response, x *exchange)
 		h.Add("Trailer", strings.Join(names, ", "))
 	}
 	w.WriteHeader(res.StatusCode)
-	if err := s.copyBody(w, res); err != nil {
+	if err := s.passOn(w, res, x.lasting); err != nil {
 		_ = res.Body.Close()
 		if x.client.Value(http.ServerContextKey) == nil {
 			return // nobody would recover
@@ -182,45 +196,12 @@ func join(h, more http.Header) {
 	}
 }
 
-// copyBody copies an answer. What has no length, or lasts, is passed on as it comes:
-// whenever the next read would wait, what there is goes to the client.
-func (s *Service) copyBody(w http.ResponseWriter, res *http.Response) error {
+// passOn passes on the body of the answer. What has no length, or lasts, is so as it comes.
+func (s *Service) passOn(w http.ResponseWriter, res *http.Response, lasting bool) error {
 	if res.Body == http.NoBody {
 		return nil
 	}
-	flush := func() {}
-	if res.ContentLength < 0 || isStream(res) {
-		control := http.NewResponseController(w)
-		flush = func() { _ = control.Flush() }
-	}
-	if !ready(res.Body) {
-		flush() // the header, at least
-	}
-	space := s.proxy.buffers.Get()
-	defer s.proxy.buffers.Put(space)
-	for {
-		n, err := res.Body.Read(space)
-		if n > 0 {
-			if _, err := w.Write(space[:n]); err != nil {
-				return err
-			}
-			if err == nil && !ready(res.Body) {
-				flush()
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// ready reports whether a read would not wait, as far as that can be known.
-func ready(body io.Reader) bool {
-	b, ok := body.(interface{ Ready() bool })
-	return ok && b.Ready()
+	return s.proxy.bodies.Copy(w, res.Body, res.ContentLength < 0 || lasting)
 }
 
 // send sends the request to the backend, with the credential of the service if it has

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ func (x *exchange) accept(res *http.Response) error {
 		return err
 	}
 	x.record(res.StatusCode, "")
-	if isStream(res) {
+	if x.lasting = isStream(res); x.lasting {
 		x.info.Stream = time.Now()
 		if x.timer != nil {
 			x.timer.Stop()
@@ -29,24 +30,46 @@ func (x *exchange) accept(res *http.Response) error {
 		x.watchStanding(res, x.in)
 	}
 	x.watchAnswer(res)
-	delete(res.Header, headerRequestID) // ours is in the response already
-	delete(res.Header, "Alt-Svc")       // an address of the service, not of the gateway
 	x.restoreHeader()
-	x.overrule(res.Header)
+	said := x.w.Header()
+	if res.Header == nil {
+		x.answered = forClient(x.answered, said)
+		return nil
+	}
+	for name := range res.Header {
+		if ownWord(name) || onceOnly(name) && said[name] != nil {
+			delete(res.Header, name)
+		}
+	}
 	return nil
 }
 
-// overrule removes from the service's answer the fields that may be there only
-// once, where the route has said them already.
-func (x *exchange) overrule(h http.Header) {
-	said := x.w.Header()
-	for _, name := range [...]string{
-		"Deprecation", "Sunset", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset",
-	} {
-		if _, ours := said[name]; ours {
-			delete(h, name)
-		}
+// forClient removes from the header of an answer what is not for the client; said is what
+// the route says. The list is changed.
+func forClient(fields header.List, said http.Header) header.List {
+	var named []string // in Connection, which makes a field one about the connection
+	fields.Tokens("Connection", func(name string) bool {
+		named = append(named, http.CanonicalHeaderKey(name))
+		return true
+	})
+	return slices.DeleteFunc(fields, func(f header.Field) bool {
+		return ownWord(f.Name) || hopByHop(f.Name) || onceOnly(f.Name) && said[f.Name] != nil || slices.Contains(named, f.Name)
+	})
+}
+
+// ownWord reports whether a field of an answer is not for the client whatever it says: the
+// id of the request, which is in the response already, and an address of the service, which
+// is not one of the gateway.
+func ownWord(name string) bool { return name == headerRequestID || name == "Alt-Svc" }
+
+// onceOnly reports whether a field may be there only once: where the route has said it,
+// the service's is dropped.
+func onceOnly(name string) bool {
+	switch name {
+	case "Deprecation", "Sunset", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
+		return true
 	}
+	return false
 }
 
 // dropTrailers removes from the trailers of an answer the fields that say how a
@@ -88,7 +111,7 @@ func isStream(res *http.Response) bool {
 		return true
 	}
 	const events = "text/event-stream"
-	text := res.Header.Get("Content-Type")
+	text := http1.FieldOf(res, "Content-Type")
 	if len(text) < len(events) || !strings.EqualFold(text[:len(events)], events) {
 		return false // nearly always: parsing costs more than all else here
 	}

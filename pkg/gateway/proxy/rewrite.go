@@ -12,7 +12,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/keywarden/keywarden/pkg/access"
-	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
 	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
@@ -66,7 +65,7 @@ func (s *Service) dress(out *http.Request, received http.Header, x *exchange) {
 			delete(h, name)
 		}
 	}
-	var space [maxSaid]http1.Field
+	var space [maxSaid]header.Field
 	said := s.say(space[:0], x, principal, ctx, received, out.Host)
 	values := make([]string, len(said))
 	for i, f := range said {
@@ -76,22 +75,21 @@ func (s *Service) dress(out *http.Request, received http.Header, x *exchange) {
 	unseal(h, x.info.Sealed, x.route.mirrored)
 }
 
-// list is the header of the outbound request, without a map for it; nil when it has to be
-// one. The fields belong to x.
-func (s *Service) list(out *http.Request, x *exchange) []http1.Field {
+// list appends the header of the outbound request to fields, without a map for it; nil when
+// it has to be one.
+func (s *Service) list(fields header.List, out *http.Request, x *exchange) header.List {
 	if s.credential != nil || len(x.info.Sealed) > 0 {
 		return nil
 	}
 	in, ctx := out.Header, out.Context()
 	principal := x.caller(ctx)
 	keep := s.keepsAuthorization(x, principal, in)
-	fields := x.fieldSpace[:0]
 	for name, values := range in {
 		if hopByHop(name) || name == "Content-Length" || s.hides(name, keep) {
 			continue
 		}
 		for _, v := range values {
-			fields = append(fields, http1.Field{Name: name, Value: v})
+			fields = append(fields, header.Field{Name: name, Value: v})
 		}
 	}
 	return s.say(fields, x, principal, ctx, in, out.Host)
@@ -117,10 +115,10 @@ const maxSaid = 16
 
 // say appends what the gateway tells the service of a request. Fields without a value are
 // not told; each replaces those of its name.
-func (s *Service) say(fields []http1.Field, x *exchange, p *access.Principal, ctx context.Context, received http.Header, host string) []http1.Field {
+func (s *Service) say(fields header.List, x *exchange, p *access.Principal, ctx context.Context, received http.Header, host string) header.List {
 	add := func(name, value string) {
 		if value != "" {
-			fields = append(fields, http1.Field{Name: name, Value: value})
+			fields = append(fields, header.Field{Name: name, Value: value})
 		}
 	}
 	add(headerForwardedFor, x.info.ClientText())

@@ -17,6 +17,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy/pathrewrite"
 	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1"
+	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
@@ -132,7 +133,8 @@ func (rt *Route) forward(w http.ResponseWriter, r *http.Request, x *exchange) {
 	ctx := x.begin(r, short, short && !hasBody(r) && !rt.service.backend.Load().Queues())
 	defer x.end()
 
-	out := r.WithContext(ctx)
+	x.out = *r.WithContext(ctx)
+	out := &x.out
 	if hasBody(r) {
 		x.body.ReadCloser = r.Body
 		out.Body, x.forward.Body = &x.body, &x.body
@@ -193,11 +195,13 @@ type exchange struct {
 	cancel        context.CancelCauseFunc
 	in            *http.Request // as the route got it
 	calls         bool          // it is a call of gRPC; known where there is a bound
-	fields        []http1.Field // the outbound header, where that is a list
-	fieldSpace    [20]http1.Field
-	kept          []keptField // nil where nothing has emptied the response's header, nor will
-	keptSpace     [4]keptField
+	out           http.Request  // to the service
+	fields        header.List   // the outbound header, where that is a list
+	answered      header.List   // the header of the answer, where that is a list
+	lasting       bool          // the answer is a stream
+	kept          []keptField   // nil where nothing has emptied the response's header, nor will
 
+	short   bool          // it takes the short way
 	light   bool          // nothing but the connection to the service bounds it
 	silence time.Duration // that is allowed to the service in a light one; 0: any
 	late    error         // the bound that a light one has reached
@@ -239,7 +243,7 @@ var errTimeout = errors.New("the exchange took longer than the route allows")
 func (x *exchange) begin(r *http.Request, short, light bool) context.Context {
 	x.carried = carrier{r.Context(), x}
 	ctx := context.Context(&x.carried)
-	x.light, x.in = light, r
+	x.short, x.light, x.in = short, light, r
 	limit, idle := cmp.Or(x.info.Timeout, x.route.timeout, x.route.service.timeout), x.route.service.idle
 	if short && limit > 0 {
 		x.forward.Deadline = x.start.Add(limit)
@@ -342,7 +346,7 @@ func (x *exchange) keepHeader() {
 	if x.kept != nil {
 		return
 	}
-	x.kept = x.keptSpace[:0]
+	x.kept = make([]keptField, 0, len(x.w.Header()))
 	for name, values := range x.w.Header() {
 		x.kept = append(x.kept, keptField{name, values})
 	}

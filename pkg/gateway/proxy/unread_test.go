@@ -20,7 +20,7 @@ func dialBeforeNobody(t *testing.T) (net.Conn, *bufio.Reader) {
 	target := "http://" + nobody.Addr().String()
 	_ = nobody.Close()
 	f := newFront(t, target, setup{})
-	conn, err := net.Dial("tcp", f.Listener.Addr().String())
+	conn, err := net.Dial("tcp", f.addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -317,7 +317,8 @@ func (c *connection) serve(x *exchange) bool {
 	w := &x.response
 	x.context.connection = c.ctx
 	c.scratch.RemoteAddr, c.scratch.TLS = c.remote, c.tls
-	r := c.scratch.WithContext(x.carrier.Blank(&x.context)) // of its own: a handler may keep it
+	x.request = *c.scratch.WithContext(x.carrier.Blank(&x.context)) // of its own: a handler may keep it
+	r := &x.request
 	c.afterPost = r.Method == http.MethodPost
 	if behind := c.start < c.end; behind != c.behind.Load() {
 		c.behind.Store(behind)

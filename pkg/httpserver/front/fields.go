@@ -31,10 +31,15 @@ func appendFields(b []byte, h http.Header, leave func(name string) bool) []byte 
 		if !validName(name) || leave != nil && leave(name) {
 			continue
 		}
-		for _, value := range values {
-			b = append(append(b, name...), ": "...)
-			b = append(appendValue(b, trim(value)), "\r\n"...)
-		}
+		b = appendField(b, name, values)
+	}
+	return b
+}
+
+func appendField(b []byte, name string, values []string) []byte {
+	for _, value := range values {
+		b = append(append(b, name...), ": "...)
+		b = append(appendValue(b, trim(value)), "\r\n"...)
 	}
 	return b
 }
@@ -74,9 +79,9 @@ func trim(s string) string {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 
-// first is the first value of a field, or "".
-func first(h http.Header, name string) string {
-	if values := h[name]; len(values) > 0 {
+// firstOf is the first of the values of a field, or "".
+func firstOf(values []string) string {
+	if len(values) > 0 {
 		return values[0]
 	}
 	return ""

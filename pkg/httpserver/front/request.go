@@ -16,6 +16,7 @@ const inlineFields = 16
 // in it, so that it costs one allocation; it is never used for another request, since a
 // handler may have kept any part of it.
 type exchange struct {
+	request  http.Request
 	context  requestContext
 	carrier  reqctx.Carrier // of what the handlers find out about the request
 	url      url.URL

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // response is the [http.ResponseWriter] of one request. It answers as net/http's does,
@@ -21,6 +23,7 @@ import (
 type response struct {
 	conn    *connection
 	header  http.Header // the handler's; nil until it is asked for
+	listed  header.List // fields of the answer beside those; see AddFields
 	buffers *buffers
 	over    atomic.Bool // the handler has returned
 
@@ -61,7 +64,7 @@ var (
 )
 
 // usualFields is for about how many fields of an answer there is room at once.
-const usualFields = 16
+const usualFields = 8
 
 // errOver is for a handler that goes on writing when it has returned.
 var errOver = errors.New("front: the handler has returned")
@@ -115,125 +118,6 @@ func (w *response) interim(status int) {
 	out = appendFields(out, w.header, func(name string) bool { return name == "Content-Length" || name == "Transfer-Encoding" })
 	w.buffers.out = append(out, "\r\n"...)
 	_ = w.flush()
-}
-
-// begin puts status and fields of the handler into the buffer, so that what it does to
-// them afterwards has no effect. The head stays open for what depends on the body.
-func (w *response) begin() {
-	h := w.header
-	coding := first(h, "Transfer-Encoding")
-	_, lengthIsSet := h["Content-Length"]
-	w.declareLength(coding)
-	w.declareTrailers()
-	bodiless := w.head || !bodyAllowed(w.status)
-	switch {
-	case bodiless:
-		w.mode = nothing
-	case w.length >= 0 && (coding == "" || coding == "identity"):
-		w.mode = sized
-	case coding == "identity":
-		w.mode = untilClose
-		w.lastOne = true
-	}
-	w.fits = !lengthIsSet && coding == "" && bodyAllowed(w.status) && !w.announces()
-	_, typed := h["Content-Type"]
-	w.sniff = !typed && coding == "" && first(h, "Content-Encoding") == "" && bodyAllowed(w.status)
-	_, dated := h["Date"]
-	w.undated = !dated
-	closes := saysClose(h["Connection"])
-	w.lastOne = w.lastOne || closes || w.wanted || w.status == http.StatusSwitchingProtocols
-	w.sayClose = w.lastOne && !closes && w.status != http.StatusSwitchingProtocols
-
-	out := appendStatus(w.buffers.out, w.status)
-	out = appendFields(out, h, func(name string) bool {
-		switch name {
-		case "Content-Length":
-			return true // what was understood of it is said instead
-		case "Transfer-Encoding":
-			return w.mode != undecided || coding == "chunked"
-		case "Content-Type":
-			return w.status == http.StatusNotModified
-		case "Connection":
-			return w.sayClose
-		}
-		return false
-	})
-	if w.mode == sized || w.head && w.length >= 0 && bodyAllowed(w.status) && (coding == "" || coding == "identity") {
-		out = appendLength(out, w.length)
-	}
-	w.buffers.out = out
-}
-
-// declareLength takes the length that the handler says.
-func (w *response) declareLength(coding string) {
-	text := first(w.header, "Content-Length")
-	if text == "" {
-		return
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
-		w.conn.server.log.Printf("http: invalid Content-Length of %q", text)
-		return
-	}
-	w.length = n
-	if coding != "" && coding != "identity" {
-		w.conn.server.log.Printf("http: WriteHeader called with both Transfer-Encoding of %q and a Content-Length of %d", coding, n)
-	}
-}
-
-func (w *response) declareTrailers() {
-	for _, v := range w.header["Trailer"] {
-		for name := range strings.SplitSeq(v, ",") {
-			if name = http.CanonicalHeaderKey(trim(name)); name != "" && trailerAllowed(name) {
-				w.trailers = append(w.trailers, name)
-			}
-		}
-	}
-}
-
-// announces reports whether the answer may have trailers, and has to be in chunks.
-func (w *response) announces() bool {
-	if len(w.header["Trailer"]) > 0 {
-		return true
-	}
-	for name := range w.header {
-		if strings.HasPrefix(name, http.TrailerPrefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// completeHead ends the head, when the first piece of the body is known. last says that
-// there is no other.
-func (w *response) completeHead(piece []byte, last bool) {
-	if w.complete {
-		return
-	}
-	w.complete = true
-	out := w.buffers.out
-	if w.undated {
-		out = w.conn.server.appendDate(out)
-	}
-	switch says := last && w.fits; {
-	case says && w.mode == undecided:
-		w.mode, w.length = sized, int64(len(piece))
-		out = appendLength(out, w.length)
-	case says && w.head && len(piece) > 0:
-		out = appendLength(out, int64(len(piece)))
-	case w.mode == undecided:
-		w.mode = chunked
-	}
-	if w.sniff && len(piece) > 0 {
-		out = append(append(append(out, "Content-Type: "...), http.DetectContentType(piece)...), "\r\n"...)
-	}
-	if w.sayClose {
-		out = append(out, "Connection: close\r\n"...)
-	}
-	if w.mode == chunked {
-		out = append(out, "Transfer-Encoding: chunked\r\n"...)
-	}
-	w.buffers.out = append(out, "\r\n"...)
 }
 
 // admit begins a write of n bytes.

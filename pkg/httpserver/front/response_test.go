@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/keywarden/keywarden/pkg/header"
 	"github.com/keywarden/keywarden/pkg/httpserver"
 	"github.com/keywarden/keywarden/pkg/httpserver/front"
 )
@@ -23,7 +24,7 @@ import (
 type script []step
 
 type step struct {
-	what   string // header, add, delete, status, write, drip, string, flush, copy, file, abort, panic
+	what   string // header, add, delete, listed, status, write, drip, string, flush, copy, file, abort, panic
 	name   string
 	value  string
 	status int
@@ -90,6 +91,12 @@ func (p *player) play(w http.ResponseWriter, s step) {
 		w.Header().Add(s.name, s.value)
 	case "delete":
 		w.Header().Del(s.name)
+	case "listed": // a list, and the status: it is for the header that is written next
+		l := header.List{{Name: "X-L", Value: "1"}, {Name: s.name, Value: s.value}, {Name: "X-L", Value: "2"}}
+		if sink, ok := w.(header.Sink); !ok || !sink.AddFields(l) {
+			l.AddTo(w.Header())
+		}
+		w.WriteHeader(s.status)
 	case "status":
 		w.WriteHeader(s.status)
 	case "write":
@@ -176,6 +183,9 @@ func TestAnswersAreThoseOfNetHTTP(t *testing.T) {
 	}
 	s, secure := newStage(t, false), newStage(t, true)
 	header := func(name, value string) step { return step{what: "header", name: name, value: value} }
+	listed := func(status int, name, value string) step {
+		return step{what: "listed", status: status, name: name, value: value}
+	}
 	status := func(n int) step { return step{what: "status", status: n} }
 	write := func(n int) step { return step{what: "write", n: n} }
 	flush := step{what: "flush"}
@@ -247,6 +257,14 @@ func TestAnswersAreThoseOfNetHTTP(t *testing.T) {
 		"file with length and type":    {header("Content-Length", "90000"), header("Content-Type", "a/b"), {what: "file", n: 90000}},
 		"file behind a piece":          {header("Content-Length", "90010"), header("Content-Type", "a/b"), write(10), {what: "file", n: 90000}},
 		"file too short":               {header("Content-Length", "90000"), header("Content-Type", "a/b"), {what: "file", n: 100}},
+		"list":                         {header("X-L", "0"), listed(200, "X-A", "a"), write(5)},
+		"list with length":             {listed(200, "Content-Length", "5"), write(5)},
+		"list with another length":     {header("Content-Length", "5"), listed(200, "Content-Type", "a/b"), write(5)},
+		"list with type":               {listed(200, "Content-Type", "a/b"), write(5)},
+		"list with type, not modified": {listed(304, "Content-Type", "a/b")},
+		"list with encoding":           {listed(200, "Content-Encoding", "gzip"), write(5)},
+		"list with date":               {listed(200, "Date", "x"), write(5)},
+		"list, too late":               {status(200), listed(200, "X-A", "a"), write(5)},
 		"byte by byte":                 {header("Content-Length", "5000"), header("Content-Type", "a/b"), write(3000), {what: "drip", n: 2000}},
 		"byte by byte, flushed":        {{what: "drip", n: 10}, flush, {what: "drip", n: 5000}},
 		"abort":                        {write(5), {what: "abort"}},
@@ -291,7 +309,7 @@ func genStep(t *rapid.T) step {
 		"Trailer": {"X-A", "X-A, X-B", "Content-Length", ""}, "Content-Length": {"0", "10", "3000", "5000"},
 		"Transfer-Encoding": {"chunked", "identity"}, "Connection": {"close", "keep-alive"},
 	}
-	s := step{what: rapid.SampledFrom([]string{"header", "header", "add", "delete", "status", "write", "write", "write", "string", "flush", "copy", "file", "none", "abort"}).Draw(t, "what")}
+	s := step{what: rapid.SampledFrom([]string{"header", "header", "add", "delete", "listed", "status", "write", "write", "write", "string", "flush", "copy", "file", "none", "abort"}).Draw(t, "what")}
 	switch s.what {
 	case "header", "add":
 		s.name = rapid.SampledFrom(names).Draw(t, "name")
@@ -302,6 +320,12 @@ func genStep(t *rapid.T) step {
 		s.value = rapid.SampledFrom(of).Draw(t, "value")
 		if s.what == "add" && s.name == "Content-Length" {
 			s.what = "header" // stricter: a second one is not sent
+		}
+	case "listed": // names and values as whoever makes lists has made sure of
+		s.name = rapid.SampledFrom([]string{"X-A", "Content-Type", "Content-Encoding", "Content-Length", "Date", "Set-Cookie"}).Draw(t, "name")
+		s.value, s.status = "a", rapid.SampledFrom([]int{200, 204, 304, 404}).Draw(t, "status")
+		if s.name == "Content-Length" {
+			s.value = rapid.SampledFrom(values[s.name]).Draw(t, "value")
 		}
 	case "delete", "none":
 		s.name = rapid.SampledFrom(names).Draw(t, "name")

@@ -9,10 +9,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1/text"
+	"github.com/keywarden/keywarden/pkg/splice"
 )
 
 // body is the body of an answer. It is read by one goroutine; any may close it. It
-// implements [Bounded].
+// implements [Bounded] and [splice.Source].
 type body struct {
 	client *Client
 	conn   *connection
@@ -37,8 +40,14 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := b.read(p)
+	return n, b.noteEnd(err)
+}
+
+// noteEnd ends the body with the first error, if it is one, and returns what that is for
+// the reader.
+func (b *body) noteEnd(err error) error {
 	if err == nil {
-		return n, nil
+		return nil
 	}
 	whole := errors.Is(err, io.EOF)
 	if !whole {
@@ -49,7 +58,35 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	b.err = err
 	b.finish(whole)
-	return n, err
+	return err
+}
+
+// CanFill implements [splice.Source]: what is left is known, worth it, and nothing of it
+// is here already.
+func (b *body) CanFill() bool {
+	return b.err == nil && !b.over.Load() && !b.chunks && b.left >= splice.Worth &&
+		b.conn.state == nil && b.conn.wire.poll.raw != nil && b.conn.in.Buffered() == 0
+}
+
+// FillPipe implements [splice.Source].
+func (b *body) FillPipe(p *splice.Pipe) (int, error) {
+	n, err := b.conn.wire.fill(p, b.left)
+	if errors.Is(err, splice.ErrUnavailable) {
+		return 0, err // the body is as it was
+	}
+	return n, b.noteEnd(b.count(n, err))
+}
+
+// count takes n bytes of those that are left, and says what err means then.
+func (b *body) count(n int, err error) error {
+	b.left -= int64(n)
+	switch {
+	case errors.Is(err, io.EOF) && (b.left > 0 || b.chunks):
+		return io.ErrUnexpectedEOF
+	case b.left == 0 && !b.chunks:
+		return io.EOF
+	}
+	return err
 }
 
 // SetBounds implements [Bounded].
@@ -73,14 +110,7 @@ func (b *body) read(p []byte) (int, error) {
 		p = p[:b.left]
 	}
 	n, err := b.conn.in.Read(p)
-	b.left -= int64(n)
-	switch {
-	case errors.Is(err, io.EOF) && (b.left > 0 || b.chunks):
-		return n, io.ErrUnexpectedEOF
-	case b.left == 0 && !b.chunks:
-		return n, io.EOF
-	}
-	return n, err
+	return n, b.count(n, err)
 }
 
 // Bounds of what frames a chunked body.
@@ -143,7 +173,7 @@ func readLine(slice []byte, err error) (string, error) {
 func chunkSize(line string) (size int64, err error) {
 	digits, extension, _ := strings.Cut(line, ";")
 	digits = strings.TrimRight(digits, " \t")
-	if digits == "" || len(digits) > maxChunkDigits || !plainText(extension) {
+	if digits == "" || len(digits) > maxChunkDigits || !text.IsPlain(extension) {
 		return 0, malformed("no size of a chunk")
 	}
 	for i := range len(digits) {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // connection is one connection to the service. It belongs to one exchange, or to
@@ -121,8 +123,12 @@ func (conn *connection) readAnswer(x *asked, most int) (*answer, error) {
 			return nil, err
 		}
 		if a.StatusCode >= http.StatusOK || a.StatusCode == http.StatusSwitchingProtocols {
+			if taker, ok := x.to.(Taker); !ok || !taker.Take(a.fields) {
+				a.Header = a.fields.Map()
+			}
 			return a, nil
 		}
+		a.Header = a.fields.Map()
 		most -= len(head)
 		if err := tellInterim(x.ctx, x.to, &a.Response); err != nil {
 			return nil, err
@@ -135,8 +141,9 @@ func (conn *connection) readAnswer(x *asked, most int) (*answer, error) {
 type answer struct {
 	http.Response
 	body   body
-	coding [1]string  // of the transfer
-	values [12]string // of the header, when there are no more
+	coding [1]string        // of the transfer
+	fields header.List      // without those that frame it
+	space  [12]header.Field // where fields is, when there are no more
 }
 
 // deliver makes the body of the answer give the connection back at its end.

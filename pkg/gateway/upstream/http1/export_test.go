@@ -16,7 +16,3 @@ func Suits(r *http.Request) bool {
 
 // Watch has f told of each buffer that is lent, by 1, and given back, by -1.
 func (c *Client) Watch(f func(lent int)) { c.buffers.watch = f }
-
-// Parts of the parser.
-func PlainText(s string) bool       { return plainText(s) }
-func CanonicalName(s string) string { return canonicalName(s) }

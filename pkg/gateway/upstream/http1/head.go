@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1/text"
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // errMalformed is an answer that is not HTTP/1.1 as RFC 9112 has it. What of it was
@@ -60,8 +64,8 @@ func readLines(in *bufio.Reader, most int) ([]byte, error) {
 }
 
 // parseHead makes an answer of its head. How its body is framed is in ContentLength and
-// TransferEncoding, and Close, as [http.ReadResponse] has them. Header values are parts
-// of head and share its memory.
+// TransferEncoding, and Close, as [http.ReadResponse] has them. Names and values of fields are
+// parts of head and share its memory.
 func (a *answer) parseHead(head string, r *http.Request) error {
 	line, rest, err := cutLine(head)
 	if err != nil {
@@ -71,30 +75,19 @@ func (a *answer) parseHead(head string, r *http.Request) error {
 	if err := parseStatus(line, &a.Response); err != nil {
 		return err
 	}
-	lines := strings.Count(rest, "\n") - 1
-	h := make(http.Header, lines)
-	a.Header = h
-	values := a.values[:0]
-	if lines > len(a.values) {
-		values = make([]string, 0, lines)
-	}
+	fields := a.space[:0]
 	for {
 		if line, rest, err = cutLine(rest); err != nil {
 			return err
 		}
 		if line == "" {
-			return a.frame()
+			return a.frame(fields)
 		}
 		name, value, err := parseField(line)
 		if err != nil {
 			return err
 		}
-		if before := h[name]; before != nil {
-			h[name] = append(before, value)
-			continue
-		}
-		values = append(values, value)
-		h[name] = values[len(values)-1 : len(values) : len(values)]
+		fields = append(fields, header.Field{Name: name, Value: value})
 	}
 }
 
@@ -124,7 +117,7 @@ func parseStatus(line string, resp *http.Response) error {
 	}
 	resp.ProtoMajor = 1
 	code := line[9:12]
-	if code[0] < '1' || code[0] > '9' || !isDigit(code[1]) || !isDigit(code[2]) || len(line) > 12 && line[12] != ' ' || !plainText(line[12:]) {
+	if code[0] < '1' || code[0] > '9' || !isDigit(code[1]) || !isDigit(code[2]) || len(line) > 12 && line[12] != ' ' || !text.IsPlain(line[12:]) {
 		return malformed("no status")
 	}
 	resp.Status = line[9:]
@@ -141,10 +134,10 @@ func parseField(line string) (name, value string, err error) {
 	if at < 0 {
 		return "", "", malformed("a field without a name")
 	}
-	if name = canonicalName(line[:at]); name == "" {
+	if name = text.Canonical(line[:at]); name == "" {
 		return "", "", malformed("a field without a name")
 	}
-	if value = line[at+1:]; !plainText(value) {
+	if value = line[at+1:]; !text.IsPlain(value) {
 		return "", "", malformed("a field value with a control character")
 	}
 	for value != "" && blank(value[0]) {
@@ -158,37 +151,53 @@ func parseField(line string) (name, value string, err error) {
 
 // frame finds out how the body is framed (RFC 9112 section 6.3). Where two fields say
 // two things, or one says something unknown, nothing is guessed: who gets it wrong
-// takes a part of one answer for the next.
-func (a *answer) frame() error {
-	resp, h := &a.Response, a.Header
-	resp.Close = closes(resp)
-	lengths, codings := h["Content-Length"], h["Transfer-Encoding"]
-	length, err := contentLength(lengths)
-	if err != nil {
-		return err
+// takes a part of one answer for the next. The other fields are left in a.fields.
+func (a *answer) frame(fields header.List) error {
+	resp, length, coded := &a.Response, int64(-1), false
+	resp.Close = resp.ProtoMinor == 0
+	kept := fields[:0]
+	for _, f := range fields {
+		switch f.Name {
+		case fieldContentLength:
+			n, err := contentLength(f.Value)
+			if err != nil {
+				return err
+			}
+			if length >= 0 { // the same several times
+				if kept.Get(fieldContentLength) != f.Value {
+					return malformed("two lengths")
+				}
+				continue
+			}
+			length = n
+		case fieldTransferEncoding:
+			switch {
+			case coded || !strings.EqualFold(f.Value, "chunked"):
+				return malformed("a transfer coding other than chunked")
+			case resp.ProtoMinor == 0:
+				return malformed("a transfer coding in HTTP/1.0")
+			}
+			coded = true
+			continue
+		case "Connection":
+			resp.Close = resp.Close || closes(f.Value)
+		}
+		kept = append(kept, f)
 	}
-	if len(lengths) > 1 { // the same several times
-		h["Content-Length"] = lengths[:1]
-	}
-	if codings != nil {
-		switch {
-		case len(codings) != 1 || !strings.EqualFold(codings[0], "chunked"):
-			return malformed("a transfer coding other than chunked")
-		case resp.ProtoMinor == 0:
-			return malformed("a transfer coding in HTTP/1.0")
-		case lengths != nil:
+	if coded {
+		if length >= 0 {
 			return malformed("both a length and a transfer coding")
 		}
-		delete(h, "Transfer-Encoding")
 		a.coding[0] = "chunked"
 		resp.TransferEncoding = a.coding[:]
-		announced(resp)
+		kept = announced(resp, kept)
 	}
+	a.fields = kept
 	switch resp.ContentLength = length; {
 	case resp.Request.Method == http.MethodHead: // that of the body there would have been
 	case bodyless(resp):
 		resp.ContentLength = 0
-	case length < 0 && codings == nil:
+	case length < 0 && !coded:
 		resp.Close = true // the body goes on until the connection ends
 	}
 	return nil
@@ -200,33 +209,23 @@ func bodyless(resp *http.Response) bool {
 		resp.Request.Method == http.MethodHead
 }
 
-// closes reports whether the connection ends with the answer (RFC 9112 section 9.3).
-func closes(resp *http.Response) bool {
-	keep := resp.ProtoMinor > 0
-	for _, value := range resp.Header["Connection"] {
-		for option := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(textproto.TrimString(option), "close") {
-				keep = false
-			}
+// closes reports whether the field Connection says that the connection ends with the
+// answer (RFC 9112 section 9.3).
+func closes(value string) bool {
+	for option := range strings.SplitSeq(value, ",") {
+		if strings.EqualFold(textproto.TrimString(option), "close") {
+			return true
 		}
 	}
-	return !keep
+	return false
 }
 
-// contentLength is -1 without the field.
-func contentLength(values []string) (int64, error) {
-	if len(values) == 0 {
-		return -1, nil
-	}
-	for _, other := range values[1:] {
-		if other != values[0] {
-			return 0, malformed("two lengths")
-		}
-	}
-	if values[0] == "" || !isDigit(values[0][0]) { // ParseInt takes a sign
+// contentLength reads the field of that name.
+func contentLength(value string) (int64, error) {
+	if value == "" || !isDigit(value[0]) { // ParseInt takes a sign
 		return 0, malformed("no length")
 	}
-	n, err := strconv.ParseInt(values[0], 10, 64)
+	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil {
 		return 0, malformed("no length")
 	}
@@ -234,20 +233,18 @@ func contentLength(values []string) (int64, error) {
 }
 
 // announced moves the names of trailers that are to come from the header to where they
-// will be.
-func announced(resp *http.Response) {
-	for _, value := range resp.Header["Trailer"] {
-		for name := range strings.SplitSeq(value, ",") {
-			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
-			switch name {
-			case "", "Transfer-Encoding", "Trailer", "Content-Length":
-				continue
-			}
-			if resp.Trailer == nil {
-				resp.Trailer = http.Header{}
-			}
-			resp.Trailer[name] = nil
+// will be, and returns the rest of the header.
+func announced(resp *http.Response, fields header.List) header.List {
+	fields.Tokens(fieldTrailer, func(name string) bool {
+		switch name = textproto.CanonicalMIMEHeaderKey(name); name {
+		case fieldTransferEncoding, fieldTrailer, fieldContentLength:
+			return true
 		}
-	}
-	delete(resp.Header, "Trailer")
+		if resp.Trailer == nil {
+			resp.Trailer = http.Header{}
+		}
+		resp.Trailer[name] = nil
+		return true
+	})
+	return slices.DeleteFunc(fields, func(f header.Field) bool { return f.Name == fieldTrailer })
 }

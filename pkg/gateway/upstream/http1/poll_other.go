@@ -2,13 +2,18 @@
 
 package http1
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // Available says that idle connections can be looked at on this system.
 const Available = false
 
 // poller takes every connection for a closed one.
-type poller struct{}
+type poller struct {
+	raw syscall.RawConn // always nil
+}
 
 func (*poller) open(net.Conn) {}
 

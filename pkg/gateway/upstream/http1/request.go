@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+
+	"github.com/keywarden/keywarden/pkg/gateway/upstream/http1/text"
+	"github.com/keywarden/keywarden/pkg/header"
 )
 
 // MaxBody is the most of a body, in bytes, that is read as a whole before anything is
@@ -53,7 +56,7 @@ func atEnd(body io.Reader, space []byte) error {
 // without a body, or with one of known length; without an upgrade, or anything else that
 // takes more than one line to write; and with nothing in it that could be read in
 // another way than it is meant.
-func appendRequest(b []byte, r *http.Request, list []Field) ([]byte, bool) {
+func appendRequest(b []byte, r *http.Request, list header.List) ([]byte, bool) {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 	default:
@@ -94,7 +97,12 @@ func appendRequest(b []byte, r *http.Request, list []Field) ([]byte, bool) {
 	return append(b, "\r\n"...), true
 }
 
-const fieldContentLength = "Content-Length"
+// Names of fields that frame a message.
+const (
+	fieldContentLength    = "Content-Length"
+	fieldTransferEncoding = "Transfer-Encoding"
+	fieldTrailer          = "Trailer"
+)
 
 // mayHaveBody reports whether a length of zero is to be said (RFC 9110 section 8.6).
 func mayHaveBody(method string) bool {
@@ -177,7 +185,7 @@ func sendable(name string) bool {
 	case "Connection", "Upgrade", "Expect", "Te", "Trailer", "Transfer-Encoding", "Keep-Alive", "Proxy-Connection", "Host":
 		return false
 	}
-	return plainName(name)
+	return text.IsToken(name)
 }
 
 func appendField(b []byte, name, value string) []byte {
@@ -188,7 +196,7 @@ func appendField(b []byte, name, value string) []byte {
 // plainValue reports whether a value arrives as it is: net/http trims blanks around one,
 // and so does whoever reads it.
 func plainValue(v string) bool {
-	return v == "" || !blank(v[0]) && !blank(v[len(v)-1]) && plainText(v)
+	return v == "" || !blank(v[0]) && !blank(v[len(v)-1]) && text.IsPlain(v)
 }
 
 func blank(c byte) bool { return c == ' ' || c == '\t' }

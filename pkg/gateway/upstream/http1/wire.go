@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/splice"
 )
 
 // slice is how far ahead the deadline of a connection is set, and so how late the end of
@@ -77,10 +79,24 @@ func (w *wire) read(p []byte) (int, error) {
 	if w.polling {
 		return w.poll.read(p)
 	}
+	return w.take(p, nil, 0)
+}
+
+// fill reads at most so many bytes into a pipe, past TLS and whatever else is between.
+func (w *wire) fill(pipe *splice.Pipe, most int64) (int, error) { return w.take(nil, pipe, most) }
+
+// take reads into p, or into pipe where there is one.
+func (w *wire) take(p []byte, pipe *splice.Pipe, most int64) (int, error) {
 	h := &w.reads
 	start, err := h.start()
 	for err == nil {
-		n, err := w.Conn.Read(p)
+		var n int
+		var err error
+		if pipe != nil {
+			n, err = pipe.Fill(w.poll.raw, most)
+		} else {
+			n, err = w.Conn.Read(p)
+		}
 		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			h.end()
 			return n, err

@@ -1,4 +1,6 @@
-package http1
+// Package text says what the parts of a header may consist of (RFC 9110 sections 5.1, 5.5
+// and 5.6.2).
+package text
 
 import "net/textproto"
 
@@ -15,7 +17,8 @@ func isToken(c byte) bool {
 	return c < 128 && tokensHigh>>(c-64)&1 != 0
 }
 
-func plainName(name string) bool {
+// IsToken reports whether name is the name of a field.
+func IsToken(name string) bool {
 	for i := range len(name) {
 		if !isToken(name[i]) {
 			return false
@@ -24,9 +27,9 @@ func plainName(name string) bool {
 	return name != ""
 }
 
-// canonicalName is a name in canonical form, empty when it is none. One that is in that
+// Canonical is a name in canonical form, empty when it is none. One that is in that
 // form already, as nearly all are, is not copied.
-func canonicalName(name string) string {
+func Canonical(name string) string {
 	first, canonical := true, true
 	for i := range len(name) {
 		c := name[i]
@@ -44,9 +47,9 @@ func canonicalName(name string) string {
 	return textproto.CanonicalMIMEHeaderKey(name)
 }
 
-// plainText reports whether a text has no control characters but tabs: some of them end
+// IsPlain reports whether a text has no control characters but tabs: some of them end
 // a line, or a text, for somebody. It looks at eight bytes at a time.
-func plainText(s string) bool {
+func IsPlain(s string) bool {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	for ; len(s) >= 8; s = s[8:] {
 		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
