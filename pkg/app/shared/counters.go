@@ -51,6 +51,7 @@ func OpenCounters(o CounterOptions) (c *Counters, err error) {
 	if err != nil {
 		return nil, err
 	}
+	c.failures.Add(context.Background(), 0) // so that the series is there before the first failure, and its rate after that
 	if err := c.observe(); err != nil {
 		return nil, err
 	}
