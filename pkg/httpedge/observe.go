@@ -64,7 +64,6 @@ func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 		logger:  o.Logger,
 		ended:   o.Ended,
 		tracing: newTracing(o),
-		series:  newSeriesCache(),
 		attrs:   sync.Pool{New: func() any { return new(make([]slog.Attr, 0, 16+reqctx.MaxFields)) }},
 	}
 	if err := ob.instrument(o.MeterProvider); err != nil {
@@ -76,20 +75,19 @@ func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 }
 
 type observer struct {
-	logger   *slog.Logger
-	ended    func(*reqctx.Info, Ended) // nil for nobody
-	tracing  tracing
-	duration metric.Float64Histogram
-	series   *seriesCache
-	attrs    sync.Pool // of *[]slog.Attr, for lines of the log
-	active   activeRequests
+	logger  *slog.Logger
+	ended   func(*reqctx.Info, Ended) // nil for nobody
+	tracing tracing
+	series  *seriesCache
+	attrs   sync.Pool // of *[]slog.Attr, for lines of the log
+	active  activeRequests
 }
 
 func (o *observer) instrument(provider metric.MeterProvider) error {
 	meter := provider.Meter(scopeName, metric.WithSchemaURL(semconv.SchemaURL))
 	duration, err := httpconv.NewServerRequestDuration(meter, metric.WithExplicitBucketBoundaries(
 		0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10))
-	o.duration = duration.Float64Histogram
+	o.series = newSeriesCache(duration.Float64Histogram)
 	return errors.Join(err, o.active.register(meter))
 }
 
@@ -131,11 +129,14 @@ func (o *observer) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 
 func (o *observer) record(r *http.Request, res *response, span trace.Span, x *exchange) {
 	x.finish(r.Context(), res)
-	o.duration.Record(r.Context(), x.elapsed.Seconds(), o.series.options(seriesKey{
-		route: x.info.Route, status: x.status, method: x.method, https: x.https, proto: protocol(r), outcome: x.outcome,
-	})...)
+	series := o.series.series(seriesKey{
+		route: x.info.Route, status: x.status, method: x.method, https: x.https, proto: protocolOf(r), outcome: x.outcome,
+	})
 	if span.IsRecording() {
+		series.RecordTraced(r.Context(), x.elapsed.Seconds())
 		describe(span, r, x)
+	} else {
+		series.Record(x.elapsed.Seconds())
 	}
 	span.End()
 	o.log(r, x)

@@ -2,6 +2,7 @@ package httpedge
 
 import (
 	"hash/maphash"
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -10,6 +11,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/keywarden/keywarden/pkg/telemetry/bound"
 )
 
 // method is a request method of bounded variety.
@@ -39,16 +42,39 @@ var methodNames = [methodCount]string{
 	http.MethodHead, http.MethodOptions, http.MethodConnect, http.MethodTrace, "QUERY",
 }
 
-// protocol is the value of network.protocol.version. Go's server accepts
-// HTTP/1.7 too; by RFC 9110 section 2.5 that is treated as 1.1.
-func protocol(r *http.Request) string {
+// protocol is a version of HTTP.
+type protocol uint8
+
+const (
+	http11 protocol = iota
+	http10
+	http2
+	http3
+)
+
+// protocolOf is that of r. Go's server accepts HTTP/1.7 too; by RFC 9110 section 2.5 that
+// is treated as 1.1.
+func protocolOf(r *http.Request) protocol {
 	switch {
 	case r.ProtoMajor == 2:
-		return "2"
+		return http2
 	case r.ProtoMajor == 3:
-		return "3"
+		return http3
 	case r.ProtoMinor == 0:
+		return http10
+	}
+	return http11
+}
+
+// String is the value of network.protocol.version.
+func (p protocol) String() string {
+	switch p {
+	case http10:
 		return "1.0"
+	case http2:
+		return "2"
+	case http3:
+		return "3"
 	}
 	return "1.1"
 }
@@ -83,16 +109,16 @@ type seriesKey struct {
 	status  int
 	method  method
 	https   bool
-	proto   string
+	proto   protocol
 	outcome outcome
 }
 
-// options are the attributes of the series.
-func (k seriesKey) options() []metric.RecordOption {
+// attributes are those of the series.
+func (k seriesKey) attributes() attribute.Set {
 	attrs := []attribute.KeyValue{
 		semconv.HTTPRequestMethodKey.String(k.method.String()),
 		semconv.URLScheme(schemeName(k.https)),
-		semconv.NetworkProtocolVersion(k.proto),
+		semconv.NetworkProtocolVersion(k.proto.String()),
 	}
 	if k.route != "" {
 		attrs = append(attrs, semconv.HTTPRoute(k.route))
@@ -103,7 +129,7 @@ func (k seriesKey) options() []metric.RecordOption {
 	if e := errorType(k.status, k.outcome); e != "" {
 		attrs = append(attrs, semconv.ErrorTypeKey.String(e))
 	}
-	return []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrs...))}
+	return attribute.NewSet(attrs...)
 }
 
 func schemeName(https bool) string {
@@ -118,47 +144,48 @@ const (
 	seriesPerShard = 256
 )
 
-// seriesCache keeps the attributes of the series seen, since making them costs
+// seriesCache keeps the series seen, since finding one by its attributes costs
 // more than the measurement. Reading takes no lock: a shard's map is replaced,
 // never changed. A shard that is full starts anew, so that routes which are
 // gone do not keep their place.
 type seriesCache struct {
-	seed   maphash.Seed
-	shards [seriesShards]seriesShard
+	duration metric.Float64Histogram
+	seed     maphash.Seed
+	shards   [seriesShards]seriesShard
 }
 
 type seriesShard struct {
-	live atomic.Pointer[map[seriesKey][]metric.RecordOption]
+	live atomic.Pointer[map[seriesKey]*bound.Series]
 	mu   sync.Mutex // serialises replacing live
 }
 
-func newSeriesCache() *seriesCache { return &seriesCache{seed: maphash.MakeSeed()} }
-
-func (c *seriesCache) options(k seriesKey) []metric.RecordOption {
-	shard := &c.shards[maphash.String(c.seed, k.route)%seriesShards]
-	if live := shard.live.Load(); live != nil {
-		if o, ok := (*live)[k]; ok {
-			return o
-		}
-	}
-	return shard.add(k)
+func newSeriesCache(duration metric.Float64Histogram) *seriesCache {
+	return &seriesCache{duration: duration, seed: maphash.MakeSeed()}
 }
 
-func (s *seriesShard) add(k seriesKey) []metric.RecordOption {
+func (c *seriesCache) series(k seriesKey) *bound.Series {
+	shard := &c.shards[maphash.String(c.seed, k.route)%seriesShards]
+	if live := shard.live.Load(); live != nil {
+		if s, ok := (*live)[k]; ok {
+			return s
+		}
+	}
+	return shard.add(k, c.duration)
+}
+
+func (s *seriesShard) add(k seriesKey, duration metric.Float64Histogram) *bound.Series {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := make(map[seriesKey][]metric.RecordOption)
+	next := make(map[seriesKey]*bound.Series)
 	if live := s.live.Load(); live != nil {
 		if o, ok := (*live)[k]; ok {
 			return o // another request was faster
 		}
 		if len(*live) < seriesPerShard {
-			for key, o := range *live {
-				next[key] = o
-			}
+			maps.Copy(next, *live)
 		}
 	}
-	o := k.options()
+	o := bound.Bind(duration, k.attributes())
 	next[k] = o
 	s.live.Store(&next)
 	return o

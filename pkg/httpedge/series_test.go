@@ -5,24 +5,25 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+
+	"go.opentelemetry.io/otel/metric/noop"
 )
 
 func TestSeriesOfAWarmRouteIsNotBuiltAgain(t *testing.T) {
-	c := newSeriesCache()
-	k := seriesKey{route: "/api/users/{id}", status: 200, method: 1, proto: "1.1"}
-	first := c.options(k)
-	if &first[0] != &c.options(k)[0] {
+	c := newSeriesCache(noop.Float64Histogram{})
+	k := seriesKey{route: "/api/users/{id}", status: 200, method: 1}
+	if c.series(k) != c.series(k) {
 		t.Error("built twice")
 	}
-	if n := testing.AllocsPerRun(100, func() { c.options(k) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { c.series(k) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
 
 func TestSeriesCacheIsBounded(t *testing.T) {
-	c := newSeriesCache()
+	c := newSeriesCache(noop.Float64Histogram{})
 	for i := range 3 * seriesShards * seriesPerShard {
-		c.options(seriesKey{route: fmt.Sprint("/", i)})
+		c.series(seriesKey{route: fmt.Sprint("/", i)})
 	}
 	n := 0
 	for i := range c.shards {
@@ -34,13 +35,13 @@ func TestSeriesCacheIsBounded(t *testing.T) {
 }
 
 func TestSeriesCacheIsSafeForConcurrentUse(t *testing.T) {
-	c := newSeriesCache()
+	c := newSeriesCache(noop.Float64Histogram{})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for i := range 2000 {
-				if len(c.options(seriesKey{route: fmt.Sprint("/", i%300), status: 200})) == 0 {
-					t.Error("no attributes")
+				if c.series(seriesKey{route: fmt.Sprint("/", i%300), status: 200}) == nil {
+					t.Error("no series")
 				}
 			}
 		})
@@ -67,11 +68,11 @@ func TestProtocolVersions(t *testing.T) {
 		"2":   {ProtoMajor: 2},
 		"3":   {ProtoMajor: 3},
 	} {
-		if got := protocol(r); got != want {
+		if got := protocolOf(r).String(); got != want {
 			t.Errorf("HTTP/%d.%d is %s, want %s", r.ProtoMajor, r.ProtoMinor, got, want)
 		}
 	}
-	if got := protocol(&http.Request{ProtoMajor: 1, ProtoMinor: 7}); got != "1.1" {
+	if got := protocolOf(&http.Request{ProtoMajor: 1, ProtoMinor: 7}).String(); got != "1.1" {
 		t.Errorf("HTTP/1.7 is %s", got)
 	}
 }

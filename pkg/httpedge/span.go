@@ -161,7 +161,7 @@ func describe(span trace.Span, r *http.Request, x *exchange) {
 	text(semconv.HTTPRouteKey, x.info.Route)
 	text(semconv.URLSchemeKey, schemeName(x.https))
 	text(semconv.URLPathKey, x.path)
-	text(semconv.NetworkProtocolVersionKey, protocol(r))
+	text(semconv.NetworkProtocolVersionKey, protocolOf(r).String())
 	text(semconv.ServerAddressKey, WithoutCredentials(x.info.Host))
 	text(semconv.UserAgentOriginalKey, WithoutCredentials(r.UserAgent()))
 	if x.info.Client.IsValid() {

@@ -31,6 +31,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keywarden/keywarden/pkg/telemetry/bound"
 )
 
 const (
@@ -73,6 +75,7 @@ type Options struct {
 type Telemetry struct {
 	registry *prometheus.Registry
 	meters   *sdkmetric.MeterProvider
+	bound    *bound.Provider // before meters
 	tracers  trace.TracerProvider
 	draw     Draw
 	stop     func(context.Context) error // flushes and ends the tracing
@@ -156,7 +159,8 @@ func (u unquoted) Write(line []byte) (int, error) {
 func (t *Telemetry) startMetrics(o Options, res *resource.Resource) error {
 	// The scope labels would put four more labels on each series and say nothing:
 	// every instrument here is the program's own.
-	exporter, err := otelprom.New(otelprom.WithRegisterer(t.registry), otelprom.WithoutScopeInfo())
+	t.bound = bound.NewProvider(bound.Options{SeriesLimit: seriesPerInstrument, Exemplars: keepsExemplars(o)})
+	exporter, err := otelprom.New(otelprom.WithRegisterer(t.registry), otelprom.WithoutScopeInfo(), otelprom.WithProducer(t.bound))
 	if err != nil {
 		return fmt.Errorf("making the Prometheus exporter: %w", err)
 	}
@@ -166,6 +170,7 @@ func (t *Telemetry) startMetrics(o Options, res *resource.Resource) error {
 		sdkmetric.WithCardinalityLimit(seriesPerInstrument),
 		sdkmetric.WithExemplarFilter(exemplarsOf(o)),
 	)
+	t.bound.Extend(t.meters)
 	if err := runtime.Start(runtime.WithMeterProvider(t.meters)); err != nil {
 		return fmt.Errorf("starting the runtime metrics: %w", err)
 	}
@@ -183,14 +188,21 @@ func (t *Telemetry) startMetrics(o Options, res *resource.Resource) error {
 // exemplarsOf says which measurements lead to a trace: those of requests that are
 // sampled. Where nothing is traced there are none, and no series keeps room for them.
 func exemplarsOf(o Options) exemplar.Filter {
-	if endpoint, err := tracesEndpoint(o.Environ); err == nil && endpoint == "" {
+	if !keepsExemplars(o) {
 		return exemplar.AlwaysOffFilter
 	}
 	return exemplar.TraceBasedFilter
 }
 
-// MeterProvider makes meters; what they record shows in MetricsHandler.
-func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
+// keepsExemplars reports whether anything is traced.
+func keepsExemplars(o Options) bool {
+	endpoint, err := tracesEndpoint(o.Environ)
+	return err != nil || endpoint != ""
+}
+
+// MeterProvider makes meters; what they record shows in MetricsHandler. Who measures for
+// each request finds the series of a histogram beforehand, by [bound.Bind].
+func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.bound }
 
 // TracerProvider makes tracers. Without an exporter it is the no-op provider.
 func (t *Telemetry) TracerProvider() trace.TracerProvider { return t.tracers }

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keywarden/keywarden/pkg/telemetry"
+	"github.com/keywarden/keywarden/pkg/telemetry/bound"
 )
 
 func environ(pairs ...string) func(string) string {
@@ -358,17 +359,36 @@ func TestExemplarsLeadFromMetricToTrace(t *testing.T) {
 	srv := newCollector(t)
 	tel := setup(t, options(environ("OTEL_EXPORTER_OTLP_ENDPOINT", srv.URL)))
 	defer shutDown(t, tel)
-	h, err := tel.MeterProvider().Meter("test").Float64Histogram("wait", metric.WithUnit("s"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "work")
-	h.Record(ctx, 0.5)
+	for _, h := range histograms(t, tel) {
+		h.Record(ctx, 0.5)
+	}
 	span.End()
 	text := scrape(t, tel, "application/openmetrics-text; version=1.0.0")
-	if !strings.Contains(text, `trace_id="`+span.SpanContext().TraceID().String()+`"`) {
-		t.Error("no exemplar with the trace id")
+	for _, name := range []string{"wait", "work"} {
+		_, rest, _ := strings.Cut(text, name+`_seconds_bucket{le="1.0"} 1 # {`)
+		led, _, _ := strings.Cut(rest, "\n")
+		if !strings.Contains(led, `trace_id="`+span.SpanContext().TraceID().String()+`"`) ||
+			!strings.Contains(led, `span_id="`+span.SpanContext().SpanID().String()+`"`) || !strings.Contains(led, "} 0.5 ") {
+			t.Errorf("%s: the exemplar is %q", name, led)
+		}
 	}
+}
+
+// histograms are one that the SDK keeps, wait, and one that is kept beside it, work.
+func histograms(t *testing.T, tel *telemetry.Telemetry) []metric.Float64Histogram {
+	t.Helper()
+	m := tel.MeterProvider().Meter("test")
+	wait, err1 := m.Float64Histogram("wait", metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(
+		1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16))
+	work, err2 := m.Float64Histogram("work", metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(1, 10))
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := work.(*bound.Histogram); !ok {
+		t.Fatalf("%T is not kept beside the SDK", work)
+	}
+	return []metric.Float64Histogram{wait, work}
 }
 
 // Where nothing is exported, a trace id of a caller leads nowhere, and no series keeps
@@ -388,13 +408,15 @@ func TestNoExemplarLeadsNowhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tel := setup(t, options(c.environ))
 			defer shutDown(t, tel)
-			h, err := tel.MeterProvider().Meter("test").Float64Histogram("wait", metric.WithUnit("s"))
-			if err != nil {
-				t.Fatal(err)
+			for _, h := range histograms(t, tel) {
+				h.Record(trace.ContextWithSpanContext(t.Context(), c.span), 0.5)
 			}
-			h.Record(trace.ContextWithSpanContext(t.Context(), c.span), 0.5)
-			if got := strings.Contains(scrape(t, tel, "application/openmetrics-text; version=1.0.0"), "trace_id="); got != c.want {
-				t.Errorf("exemplar: %t", got)
+			want := 0
+			if c.want {
+				want = 2
+			}
+			if got := strings.Count(scrape(t, tel, "application/openmetrics-text; version=1.0.0"), "trace_id="); got != want {
+				t.Errorf("%d exemplars, want %d", got, want)
 			}
 		})
 	}

@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/keywarden/keywarden/pkg/telemetry/bound"
 )
 
 // Attributes of the semantic conventions for HTTP clients, and the service's name.
@@ -38,12 +40,12 @@ func newDuration(meter metric.Meter) (metric.Float64Histogram, error) {
 	return duration, nil
 }
 
-// serviceMetrics records the exchanges with one service. The attributes of an
-// outcome are built when it occurs first and found by index from then on.
+// serviceMetrics records the exchanges with one service. The series of an
+// outcome is found by its attributes when it occurs first and by index from then on.
 type serviceMetrics struct {
 	duration metric.Float64Histogram
 	common   []attribute.KeyValue
-	outcomes [len(methodNames)]atomic.Pointer[[statusCount]atomic.Pointer[[]metric.RecordOption]]
+	outcomes [len(methodNames)]atomic.Pointer[[statusCount]atomic.Pointer[bound.Series]]
 }
 
 // statusCount is the number of status codes there can be, 100 to 999, after an
@@ -85,31 +87,37 @@ func newServiceMetrics(duration metric.Float64Histogram, name string, target *ur
 	return m
 }
 
-// response records an exchange that the service has answered.
-func (m *serviceMetrics) response(ctx context.Context, method string, status int, took time.Duration) {
-	m.duration.Record(ctx, took.Seconds(), m.outcome(methodIndex(method), status)...)
+// response records an exchange that the service has answered. The trace is that of
+// traced, which is nil for one that is not recorded.
+func (m *serviceMetrics) response(traced context.Context, method string, status int, took time.Duration) {
+	series := m.outcome(methodIndex(method), status)
+	if traced != nil {
+		series.RecordTraced(traced, took.Seconds())
+	} else {
+		series.Record(took.Seconds())
+	}
 }
 
-func (m *serviceMetrics) outcome(method, status int) []metric.RecordOption {
+func (m *serviceMetrics) outcome(method, status int) *bound.Series {
 	statuses := m.outcomes[method].Load()
 	if statuses == nil {
-		m.outcomes[method].CompareAndSwap(nil, new([statusCount]atomic.Pointer[[]metric.RecordOption]))
+		m.outcomes[method].CompareAndSwap(nil, new([statusCount]atomic.Pointer[bound.Series]))
 		statuses = m.outcomes[method].Load()
 	}
 	slot := &statuses[0]
 	if i := status - 99; i > 0 && i < statusCount {
 		slot = &statuses[i]
 	}
-	if options := slot.Load(); options != nil {
-		return *options
+	if series := slot.Load(); series != nil {
+		return series
 	}
 	attributes := append([]attribute.KeyValue{attrMethod.String(methodNames[method]), attrStatus.Int(status)}, m.common...)
 	if status >= http.StatusBadRequest {
 		attributes = append(attributes, attrErrorType.String(strconv.Itoa(status)))
 	}
-	options := []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
-	slot.Store(&options)
-	return options
+	series := bound.Bind(m.duration, attribute.NewSet(attributes...))
+	slot.Store(series)
+	return series
 }
 
 // failure records an exchange that has failed with the problem code.
@@ -131,7 +139,7 @@ func (x *exchange) record(status int, code string) {
 		return // no target was asked
 	}
 	if code == "" {
-		m.response(x.client, x.method, status, took)
+		m.response(x.traced(), x.method, status, took)
 	} else {
 		m.failure(x.client, x.method, code, took)
 	}
@@ -149,6 +157,14 @@ func (x *exchange) record(status int, code string) {
 	default:
 		x.span.SetAttributes(attrStatus.Int(status))
 	}
+}
+
+// traced is the context of the request where its trace is recorded, otherwise nil.
+func (x *exchange) traced() context.Context {
+	if x.span == nil {
+		return nil
+	}
+	return x.client
 }
 
 // metrics are those of the target that was tried last, nil when there was none.
