@@ -1,10 +1,11 @@
 package httpedge
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/telemetry"
 )
 
 // maxLoggedPathBytes bounds the one long text a client writes into the log.
@@ -27,16 +28,51 @@ func (o *observer) log(r *http.Request, x *exchange) {
 	if !handler.Enabled(ctx, level) {
 		return
 	}
-	space := o.attrs.Get().(*[]slog.Attr)
-	attrs := append((*space)[:0],
-		slog.String("method", bounded(r.Method, maxLoggedMethodBytes)),
-		slog.String("path", bounded(x.path, maxLoggedPathBytes)),
-		slog.Int("status", x.status),
-		slog.Int64("bytes", x.bytes),
-		slog.Float64("duration_ms", milliseconds(x.elapsed)))
-	text := func(name, value string) {
+	at := x.start.Add(x.elapsed) // the logger itself would ask for the time again
+	if o.lines != nil {
+		if line := o.lines.StartLine(at, level, message); line != nil {
+			x.writeTo(line, r)
+			if line.Finish(ctx, x.info) {
+				return
+			}
+		}
+	}
+	record := slog.NewRecord(at, level, message, 0)
+	x.writeTo(recordFields{&record}, r)
+	_ = handler.Handle(ctx, record)
+}
+
+const message = "request"
+
+// lineStarter is a handler that can do with less than a record; it begins no line where it
+// cannot.
+type lineStarter interface {
+	StartLine(at time.Time, level slog.Level, message string) *telemetry.Line
+}
+
+// fieldWriter takes the fields of a line. It is a [telemetry.Line] or a record.
+type fieldWriter interface {
+	Text(name telemetry.Name, value string)
+	Field(name, value string)
+	Int(name telemetry.Name, value int64)
+	Milliseconds(name telemetry.Name, d time.Duration)
+	Err(name telemetry.Name, err error)
+}
+
+// writeTo writes what the log says of the exchange.
+func (x *exchange) writeTo(w fieldWriter, r *http.Request) {
+	if x.method == methodOther {
+		w.Text("method", bounded(r.Method, maxLoggedMethodBytes))
+	} else {
+		w.Text("method", x.method.String())
+	}
+	w.Text("path", x.path[:min(len(x.path), maxLoggedPathBytes)]) // which is ASCII
+	w.Int("status", int64(x.status))
+	w.Int("bytes", x.bytes)
+	w.Milliseconds("duration_ms", x.elapsed)
+	text := func(name telemetry.Name, value string) {
 		if value != "" {
-			attrs = append(attrs, slog.String(name, value))
+			w.Text(name, value)
 		}
 	}
 	text("client", x.info.ClientText())
@@ -47,38 +83,36 @@ func (o *observer) log(r *http.Request, x *exchange) {
 	text("key_id", x.info.KeyID)
 	text("code", x.info.Code)
 	for _, f := range x.info.Fields {
-		text(f.Name, WithoutCredentials(f.Value))
+		if f.Value != "" {
+			w.Field(f.Name, WithoutCredentials(f.Value))
+		}
 	}
 	if x.outcome != completed {
 		text("outcome", errorType(x.status, x.outcome))
 	}
 	if x.info.Err != nil {
-		attrs = append(attrs, slog.Any("err", x.info.Err))
+		w.Err("err", x.info.Err)
 	}
-	// The logger itself would find out its caller and the time, both again.
-	at := x.start.Add(x.elapsed)
-	defer func() {
-		clear(attrs) // they would keep what they show
-		*space = attrs
-		o.attrs.Put(space)
-	}()
-	if plain, ok := handler.(plainHandler); ok && plain.HandlePlain(ctx, at, level, message, attrs) {
-		return
-	}
-	record := slog.NewRecord(at, level, message, 0)
-	record.AddAttrs(attrs...)
-	_ = handler.Handle(ctx, record)
 }
 
-const message = "request"
+// recordFields makes them attributes of a record.
+type recordFields struct{ *slog.Record }
 
-// plainHandler is a handler that can do with less than a record. It reports whether it
-// has taken the line.
-type plainHandler interface {
-	HandlePlain(ctx context.Context, at time.Time, level slog.Level, message string, attrs []slog.Attr) bool
+// Text implements fieldWriter.
+func (f recordFields) Text(name telemetry.Name, value string) { f.Field(string(name), value) }
+
+// Field implements fieldWriter.
+func (f recordFields) Field(name, value string) { f.AddAttrs(slog.String(name, value)) }
+
+// Int implements fieldWriter.
+func (f recordFields) Int(name telemetry.Name, value int64) {
+	f.AddAttrs(slog.Int64(string(name), value))
 }
 
-// milliseconds keeps three decimals: the microseconds.
-func milliseconds(d time.Duration) float64 {
-	return float64(d.Microseconds()) / 1000
+// Milliseconds implements fieldWriter.
+func (f recordFields) Milliseconds(name telemetry.Name, d time.Duration) {
+	f.AddAttrs(slog.Float64(string(name), telemetry.Milliseconds(d)))
 }
+
+// Err implements fieldWriter.
+func (f recordFields) Err(name telemetry.Name, err error) { f.AddAttrs(slog.Any(string(name), err)) }

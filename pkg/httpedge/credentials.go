@@ -17,6 +17,9 @@ var credentialShapes = regexp.MustCompile(
 // without the secret part of credentials that somebody put there: a key where the id of
 // one belongs. Who cuts the text off does it afterwards.
 func WithoutCredentials(text string) string {
+	if strings.IndexByte(text, '_') < 0 && strings.IndexByte(text, 'J') < 0 {
+		return text // which has none of the signs below
+	}
 	for _, sign := range [...]string{"_live_", "_test_", "kwr_", "eyJ"} {
 		if strings.Contains(text, sign) {
 			return credentialShapes.ReplaceAllString(text, "${1}${2}${3}[redacted]")

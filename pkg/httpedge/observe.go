@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -64,8 +63,8 @@ func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 		logger:  o.Logger,
 		ended:   o.Ended,
 		tracing: newTracing(o),
-		attrs:   sync.Pool{New: func() any { return new(make([]slog.Attr, 0, 16+reqctx.MaxFields)) }},
 	}
+	ob.lines, _ = o.Logger.Handler().(lineStarter)
 	if err := ob.instrument(o.MeterProvider); err != nil {
 		return nil, fmt.Errorf("observing requests: %w", err)
 	}
@@ -79,7 +78,7 @@ type observer struct {
 	ended   func(*reqctx.Info, Ended) // nil for nobody
 	tracing tracing
 	series  *seriesCache
-	attrs   sync.Pool // of *[]slog.Attr, for lines of the log
+	lines   lineStarter // nil: the logger has to have records
 	active  activeRequests
 }
 
@@ -95,7 +94,7 @@ func (o *observer) instrument(provider metric.MeterProvider) error {
 type exchange struct {
 	info   *reqctx.Info
 	start  time.Time
-	path   string // escaped, as the client sent it, but for credentials, before handlers rewrite it
+	path   string // escaped and thus ASCII, as the client sent it, but for credentials, before handlers rewrite it
 	https  bool
 	method method
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
 	"github.com/keywarden/keywarden/pkg/telemetry"
+	"github.com/keywarden/keywarden/pkg/telemetry/bound"
 )
 
 // edge is the chain with everything it records kept in memory.
@@ -641,6 +643,40 @@ func BenchmarkObserve(b *testing.B) {
 				h.ServeHTTP(w, r)
 			}
 		})
+	}
+}
+
+// BenchmarkObserveAsServed has everything that the program gives to a proxied request.
+func BenchmarkObserveAsServed(b *testing.B) {
+	meters := bound.NewProvider(bound.Options{SeriesLimit: 1000, Exemplars: true})
+	meters.Extend(sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader(sdkmetric.WithProducer(meters)))))
+	observe, err := httpedge.Observe(httpedge.ObserveOptions{
+		Logger:         telemetry.NewLogger(discard{}, slog.LevelInfo, telemetry.FormatJSON),
+		MeterProvider:  meters,
+		TracerProvider: sdktrace.NewTracerProvider(),
+		Draw: func(context.Context) (context.Context, trace.TraceID, trace.SpanID) {
+			return nil, trace.TraceID{1, 2, 3}, trace.SpanID{4, 5, 6}
+		},
+		Ended: func(*reqctx.Info, httpedge.Ended) {},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := observe(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := reqctx.From(r.Context())
+		info.Host, info.Route, info.Service = "api.example.com", "users-list", "users"
+		info.Subject, info.KeyID = "019aa4c1-7d3a-7c1e-8f6e-2b1f0a9c4d5e", "019aa4c1-8d3a-7c1e-8f6e-2b1f0a9c4d5e"
+		w.WriteHeader(200)
+	}))
+	r := httptest.NewRequest(http.MethodGet, "/api/users/42", nil)
+	info := &reqctx.Info{ID: "01890a5d-ac96-774b-bcce-b302099a8057", Scheme: "http"}
+	info.SetClient(netip.MustParseAddr("192.0.2.1"), "192.0.2.1")
+	r = r.WithContext(reqctx.With(r.Context(), info))
+	w := nullWriter{header: http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		info.Start = time.Now()
+		h.ServeHTTP(w, r)
 	}
 }
 

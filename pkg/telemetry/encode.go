@@ -2,12 +2,12 @@ package telemetry
 
 import (
 	"context"
-	"encoding/hex"
 	"io"
 	"log/slog"
 	"math"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/reqctx"
@@ -17,128 +17,111 @@ import (
 // of the access log, without what [slog.JSONHandler] needs to write any line. What
 // it writes is the same to the byte; what it is not sure of it leaves alone.
 type plainEncoder struct {
-	out     io.Writer
-	buffers sync.Pool // of *[]byte
+	out    io.Writer
+	lines  sync.Pool              // of *Line
+	second atomic.Pointer[second] // in which the last line was written
 }
 
 // Lines longer than that do not keep their buffer.
 const maxKeptLine = 16 << 10
 
 func newPlainEncoder(out io.Writer) *plainEncoder {
-	return &plainEncoder{out: out, buffers: sync.Pool{New: func() any {
-		b := make([]byte, 0, 1<<10)
-		return &b
-	}}}
+	e := &plainEncoder{out: out}
+	e.lines.New = func() any { return &Line{encoder: e, b: make([]byte, 0, 1<<10)} }
+	return e
 }
 
 // handle writes a record and the ids of its context; done is false when it did
 // not, because something in the record is not plain.
 func (e *plainEncoder) handle(ctx context.Context, r slog.Record) (done bool, err error) {
-	var space [16]slog.Attr
-	attrs := space[:0]
-	if r.NumAttrs() > len(space) {
-		attrs = make([]slog.Attr, 0, r.NumAttrs())
+	l := e.start(r.Time, r.Level, r.Message)
+	if l == nil {
+		return false, nil
 	}
-	r.Attrs(func(a slog.Attr) bool { attrs = append(attrs, a); return true })
-	return e.line(ctx, r.Time, r.Level, r.Message, attrs)
+	r.Attrs(func(a slog.Attr) bool {
+		l.attr(a)
+		return l.plain
+	})
+	info := reqctx.Carried(ctx)
+	if info == nil {
+		info = &reqctx.Info{}
+	}
+	l.ids(ctx, info)
+	return l.finish()
 }
 
-// line is handle for the parts of a record.
-func (e *plainEncoder) line(ctx context.Context, at time.Time, level slog.Level, message string, attrs []slog.Attr) (done bool, err error) {
+// start begins a line with what each has; nil where that is not plain.
+func (e *plainEncoder) start(at time.Time, level slog.Level, message string) *Line {
 	if at.IsZero() || len(message) > maxValueBytes || !plainText(message) {
-		return false, nil
+		return nil
 	}
-	if year := at.Year(); year < 0 || year > 9999 { // has no form in RFC 3339
-		return false, nil
+	s := e.secondOf(at)
+	if s == nil {
+		return nil
 	}
-	pooled := e.buffers.Get().(*[]byte)
-	b := append((*pooled)[:0], `{"time":"`...)
-	b = at.AppendFormat(b, time.RFC3339Nano)
+	l := e.lines.Get().(*Line)
+	l.plain = true
+	b := append(l.b[:0], `{"time":"`...)
+	b = append(b, s.date...)
+	b = appendFraction(b, at.Nanosecond(), 1e8)
+	b = append(b, s.zone...)
 	b = append(b, `","level":"`...)
 	b = append(b, level.String()...)
 	b = append(b, `","msg":"`...)
 	b = append(b, message...)
-	b = append(b, '"')
-	plain := true
-	for _, a := range attrs {
-		if b, plain = appendPlain(b, a); !plain {
-			break
-		}
-	}
-	if plain {
-		b = appendUnrecorded(b, ctx)
-		var space [3]slog.Attr
-		for _, id := range appendIDs(ctx, space[:0]) {
-			if b, plain = appendPlain(b, id); !plain {
-				break
-			}
-		}
-	}
-	if plain {
-		b = append(b, '}', '\n')
-		_, err = e.out.Write(b)
-	}
-	if cap(b) <= maxKeptLine {
-		*pooled = b
-		e.buffers.Put(pooled)
-	}
-	return plain, err
+	l.b = append(b, '"')
+	return l
 }
 
-// appendUnrecorded appends the ids of a trace that is not recorded here.
-func appendUnrecorded(b []byte, ctx context.Context) []byte {
-	info := reqctx.Carried(ctx)
-	if info == nil || info.TraceID == [16]byte{} {
-		return b
-	}
-	b = append(b, `,"`+attrTraceID+`":"`...)
-	b = hex.AppendEncode(b, info.TraceID[:])
-	b = append(b, `","`+attrSpanID+`":"`...)
-	b = hex.AppendEncode(b, info.SpanID[:])
-	return append(b, '"')
+// second is a second in a place, as the log writes it: what all lines of it have in
+// common.
+type second struct {
+	unix       int64
+	place      *time.Location
+	date, zone string
 }
 
-// appendPlain appends an attribute; false when it is not plain.
-func appendPlain(b []byte, a slog.Attr) ([]byte, bool) {
-	if a.Key == "" || !plainText(a.Key) || secretName(a.Key) {
-		return b, false
+// secondOf is the second of at; nil for one that has no form in RFC 3339.
+func (e *plainEncoder) secondOf(at time.Time) *second {
+	if s := e.second.Load(); s != nil && s.unix == at.Unix() && s.place == at.Location() {
+		return s
 	}
-	b = append(b, ',', '"')
-	b = append(b, a.Key...)
-	b = append(b, '"', ':')
+	if year := at.Year(); year < 0 || year > 9999 {
+		return nil
+	}
+	s := &second{
+		unix: at.Unix(), place: at.Location(),
+		date: at.Format("2006-01-02T15:04:05"), zone: at.Format("Z07:00"),
+	}
+	e.second.Store(s)
+	return s
+}
+
+// attr adds an attribute.
+func (l *Line) attr(a slog.Attr) {
+	if !plainName(a.Key) {
+		l.plain = false
+		return
+	}
+	name := Name(a.Key)
 	switch a.Value.Kind() {
 	case slog.KindString:
-		text := a.Value.String()
-		if len(text) > maxValueBytes || !plainText(text) {
-			return b, false
-		}
-		b = append(b, '"')
-		b = append(b, text...)
-		return append(b, '"'), true
+		l.Text(name, a.Value.String())
 	case slog.KindInt64:
-		return strconv.AppendInt(b, a.Value.Int64(), 10), true
+		l.Int(name, a.Value.Int64())
 	case slog.KindUint64:
-		return strconv.AppendUint(b, a.Value.Uint64(), 10), true
+		l.b = strconv.AppendUint(appendName(l.b, name), a.Value.Uint64(), 10)
 	case slog.KindBool:
-		return strconv.AppendBool(b, a.Value.Bool()), true
+		l.b = strconv.AppendBool(appendName(l.b, name), a.Value.Bool())
 	case slog.KindFloat64:
 		// Beyond these bounds encoding/json writes an exponent.
 		f := a.Value.Float64()
 		if size := math.Abs(f); f != 0 && (size < 1e-6 || size >= 1e21) || math.IsNaN(f) {
-			return b, false
+			l.plain = false
+			return
 		}
-		return strconv.AppendFloat(b, f, 'f', -1, 64), true
+		l.b = strconv.AppendFloat(appendName(l.b, name), f, 'f', -1, 64)
 	default:
-		return b, false
+		l.plain = false
 	}
-}
-
-// plainText reports whether JSON writes s as it is.
-func plainText(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
 }

@@ -3,8 +3,11 @@ package telemetry
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"log/slog"
 	"math"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +72,119 @@ func TestPlainLinesAreWhatSlogWrites(t *testing.T) {
 			t.Fatalf("the plain line differs, %d and %d bytes:\n%.300s\n%.300s", len(plain), len(full), plain, full)
 		}
 	})
+}
+
+// What is added field by field is what a record of the same would be, or nothing.
+func TestLinesAreWhatTheRecordWouldBe(t *testing.T) {
+	text := rapid.OneOf(rapid.StringMatching(`[ -~]{0,20}`), rapid.StringMatching(`[!#-[\]-~]{0,70}`), rapid.String(), rapid.Just(strings.Repeat("x", maxValueBytes+1)))
+	field := rapid.OneOf(rapid.StringMatching(`[a-z_]{1,10}`), rapid.SampledFrom([]string{"token", "Authorization", "", "a b", `"`}))
+	duration := rapid.OneOf(rapid.Int64(), rapid.Int64Range(-2000, 2_000_000), rapid.Int64Range(0, 1e14),
+		rapid.SampledFrom([]int64{0, 1e15 * 1000, 1e15*1000 - 1000, 999, 1000, 1_000_000, 1_010_000}))
+	written := 0
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(rapid.Int64Range(0, 3).Draw(t, "seconds"), rapid.Int64Range(0, 1e9-1).Draw(t, "nanoseconds"))
+		if rapid.Bool().Draw(t, "east") {
+			at = at.In(time.FixedZone("", 3600*5+1800))
+		}
+		message := rapid.OneOf(rapid.Just("request"), text).Draw(t, "message")
+		info := &reqctx.Info{ID: text.Draw(t, "id")}
+		ctx := reqctx.With(t.Context(), info)
+		switch rapid.IntRange(0, 2).Draw(t, "trace") {
+		case 0:
+			ctx = trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}}))
+		case 1:
+			info.TraceID, info.SpanID = trace.TraceID{0xab, 15: 0xff}, trace.SpanID{0x0f}
+		}
+		var a, b bytes.Buffer
+		h := NewLogger(&a, slog.LevelInfo, FormatJSON).Handler().(*contextHandler)
+		r := slog.NewRecord(at, slog.LevelError, message, 0)
+		line := h.StartLine(at, slog.LevelError, message)
+		for range rapid.IntRange(0, 12).Draw(t, "fields") {
+			var add func()
+			switch rapid.IntRange(0, 4).Draw(t, "kind") {
+			case 0:
+				v := text.Draw(t, "text")
+				r.AddAttrs(slog.String("text", v))
+				add = func() { line.Text("text", v) }
+			case 1:
+				k, v := field.Draw(t, "name"), text.Draw(t, "value")
+				r.AddAttrs(slog.String(k, v))
+				add = func() { line.Field(k, v) }
+			case 2:
+				v := rapid.Int64().Draw(t, "int")
+				r.AddAttrs(slog.Int64("int", v))
+				add = func() { line.Int("int", v) }
+			case 3:
+				v := time.Duration(duration.Draw(t, "duration"))
+				r.AddAttrs(slog.Float64("ms", float64(v.Microseconds())/1000))
+				add = func() { line.Milliseconds("ms", v) }
+			default:
+				v := rapid.SampledFrom([]error{
+					errors.New("plain"), errors.New(`"`), nil, &url.Error{Op: "Get", URL: "http://a/?key=secret", Err: errors.New("refused")}, knowsBetter{}, panics{},
+				}).Draw(t, "error")
+				r.AddAttrs(slog.Any("err", v))
+				add = func() { line.Err("err", v) }
+			}
+			if line != nil {
+				add()
+			}
+		}
+		if line == nil || !line.Finish(ctx, info) {
+			if a.Len() > 0 {
+				t.Fatalf("a part was written: %s", a.String())
+			}
+			return
+		}
+		written++
+		h = NewLogger(&b, slog.LevelInfo, FormatJSON).Handler().(*contextHandler)
+		h.plain = nil
+		if _ = h.Handle(ctx, r); a.String() != b.String() {
+			t.Fatalf("the line differs:\n%.300s\n%.300s", a.String(), b.String())
+		}
+		if !json.Valid(a.Bytes()) {
+			t.Fatalf("not JSON: %s", a.String())
+		}
+	})
+	if written == 0 {
+		t.Error("no line was plain")
+	}
+}
+
+// knowsBetter is an error that says how it is logged.
+type knowsBetter struct{ error }
+
+// LogValue implements [slog.LogValuer].
+func (knowsBetter) LogValue() slog.Value { return slog.StringValue("less") }
+
+// panics is an error with a bug.
+type panics struct{}
+
+// Error implements error.
+func (panics) Error() string { panic("no text") }
+
+// Eight bytes are looked at together: each byte, in each place and beside each other one,
+// must count as it does alone.
+func TestPlainBytesAreThoseThatJSONWritesAsTheyAre(t *testing.T) {
+	for c := range 256 {
+		encoded, err := json.Marshal(string([]byte{byte(c)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := c < 0x7f && string(encoded) == `"`+string([]byte{byte(c)})+`"` || c == '<' || c == '>' || c == '&' // which slog leaves alone
+		if got := plainText(string([]byte{byte(c)})); got != want {
+			t.Errorf("%#x: %t", c, got)
+		}
+		for _, other := range []byte{' ', '!', '#', '[', ']', '~', 'a'} {
+			for n := 1; n <= 17; n++ {
+				for at := range n {
+					b := bytes.Repeat([]byte{other}, n)
+					if b[at] = byte(c); plainBytes(b) != want {
+						t.Fatalf("%q: %t", b, !want)
+					}
+				}
+			}
+		}
+	}
 }
 
 func TestAccessLogLinesArePlain(t *testing.T) {

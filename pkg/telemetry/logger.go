@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -36,7 +35,9 @@ func NewLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 		h := slog.NewTextHandler(w, options)
 		return slog.New(&contextHandler{Handler: h, root: h})
 	}
-	w = &oneWriter{w: w} // two encoders share it
+	if _, safe := w.(*Lines); !safe {
+		w = &oneWriter{w: w} // two encoders share it
+	}
 	h := slog.NewJSONHandler(w, options)
 	return slog.New(&contextHandler{Handler: h, root: h, plain: newPlainEncoder(w)})
 }
@@ -67,16 +68,6 @@ type contextHandler struct {
 	plain *plainEncoder // nil for text, and once anything was added to the handler
 }
 
-// HandlePlain is Handle for the parts of a record, without what making one costs. It
-// reports whether it has written the line; it leaves those alone that are not plain.
-func (h *contextHandler) HandlePlain(ctx context.Context, at time.Time, level slog.Level, message string, attrs []slog.Attr) bool {
-	if h.plain == nil {
-		return false
-	}
-	done, _ := h.plain.line(ctx, at, level, message, attrs)
-	return done
-}
-
 // Handle implements slog.Handler.
 func (h *contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	if h.plain != nil {
@@ -101,7 +92,7 @@ func (h *contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// appendUnrecordedIDs is [appendUnrecorded] for records.
+// appendUnrecordedIDs appends the ids of a trace that is not recorded here.
 func appendUnrecordedIDs(ctx context.Context, ids []slog.Attr) []slog.Attr {
 	if info := reqctx.Carried(ctx); info != nil && info.TraceID != [16]byte{} {
 		ids = append(ids,
