@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -161,6 +162,49 @@ type panics struct{}
 
 // Error implements error.
 func (panics) Error() string { panic("no text") }
+
+func TestDurationsAreWrittenAsTheFloatsTheyAre(t *testing.T) {
+	e := newPlainEncoder(&bytes.Buffer{})
+	check := func(t rapid.TB, d time.Duration) {
+		l := &Line{encoder: e}
+		l.Milliseconds("ms", d)
+		if want := `,"ms":` + strconv.FormatFloat(float64(d.Microseconds())/1000, 'f', -1, 64); string(l.b) != want {
+			t.Fatalf("%d ns is %s, want %s", d, l.b, want)
+		}
+	}
+	for _, us := range []int64{0, 1, 10, 100, 999, 1000, 1001, 1010, 1100, -1, -1500, 1e15 - 1, 1e15, math.MaxInt64 / 1000, math.MinInt64 / 1000} {
+		check(t, time.Duration(us*1000))
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		check(t, time.Duration(rapid.OneOf(rapid.Int64Range(0, 1e10), rapid.Int64Range(0, math.MaxInt64), rapid.Int64()).Draw(t, "nanoseconds")))
+	})
+}
+
+// What lines of one second have in common is kept, for one place.
+func TestTimesAreWrittenAsTheyAreInTheirPlace(t *testing.T) {
+	var out bytes.Buffer
+	e := newPlainEncoder(&out)
+	east := time.FixedZone("", 5*3600+1800)
+	for _, ns := range []int{0, 1, 500, 1e8, 123456789, 999999999} {
+		for _, at := range []time.Time{
+			time.Unix(1, int64(ns)).UTC(), time.Unix(1, int64(ns)).In(east), time.Unix(1, int64(ns)).UTC(), time.Unix(2, int64(ns)).UTC(),
+		} {
+			out.Reset()
+			l := e.start(at, slog.LevelInfo, "m")
+			if done, err := l.finish(); !done || err != nil {
+				t.Fatal(done, err)
+			}
+			if want := `{"time":"` + at.Format(time.RFC3339Nano) + `","level":"INFO","msg":"m"}` + "\n"; out.String() != want {
+				t.Errorf("got %s, want %s", out.String(), want)
+			}
+		}
+	}
+	for _, year := range []int{-1, 10000} {
+		if e.start(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC), slog.LevelInfo, "m") != nil {
+			t.Errorf("the year %d has no form in RFC 3339", year)
+		}
+	}
+}
 
 // Eight bytes are looked at together: each byte, in each place and beside each other one,
 // must count as it does alone.
