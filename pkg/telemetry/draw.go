@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -18,12 +17,13 @@ type Draw func(ctx context.Context) (recorded context.Context, id trace.TraceID,
 // Draw is nil where the tracer has to be asked: there is none, or callers have a say.
 func (t *Telemetry) Draw() Draw { return t.draw }
 
-// newDraw makes the draw of a sampler that goes by the id of the trace alone.
-func newDraw(sampler sdktrace.Sampler) Draw {
+// newDraw makes the draw of a sampler that goes by the id of the trace alone: it decides
+// as the SDK's TraceIDRatioBased does, which the tracer asks once more.
+func newDraw(ratio float64) Draw {
+	bound := uint64(ratio * (1 << 63))
 	return func(ctx context.Context) (context.Context, trace.TraceID, trace.SpanID) {
 		id := newTraceID()
-		nobody := sdktrace.SamplingParameters{ParentContext: context.Background(), TraceID: id}
-		if sampler.ShouldSample(nobody).Decision != sdktrace.RecordAndSample {
+		if binary.BigEndian.Uint64(id[8:])>>1 >= bound {
 			return nil, id, newSpanID()
 		}
 		return context.WithValue(ctx, drawnKey{}, id), id, trace.SpanID{}
@@ -34,10 +34,10 @@ func newDraw(sampler sdktrace.Sampler) Draw {
 type drawnKey struct{}
 
 // drawnIDs makes the ids of spans. Traces have those that were drawn for them. It
-// implements [sdktrace.IDGenerator].
+// implements the SDK's IDGenerator.
 type drawnIDs struct{}
 
-// NewIDs implements [sdktrace.IDGenerator].
+// NewIDs implements the SDK's IDGenerator.
 func (drawnIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
 	id, ok := ctx.Value(drawnKey{}).(trace.TraceID)
 	if !ok {
@@ -46,7 +46,7 @@ func (drawnIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
 	return id, newSpanID()
 }
 
-// NewSpanID implements [sdktrace.IDGenerator].
+// NewSpanID implements the SDK's IDGenerator.
 func (drawnIDs) NewSpanID(context.Context, trace.TraceID) trace.SpanID { return newSpanID() }
 
 // The ids only have to be different (W3C Trace Context section 3.2.2.3): nobody is let in

@@ -3,6 +3,7 @@ package telemetry_test
 import (
 	"testing"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -12,12 +13,12 @@ func TestTheDrawDecidesAsTheSamplerWould(t *testing.T) {
 		ratio    float64
 		from, to int // of 2,000: eight standard deviations and more
 	}{
-		"none": {0, 0, 0}, "half": {0.5, 820, 1180}, "all": {1, 2000, 2000},
+		"none": {0, 0, 0}, "some": {0.01, 1, 80}, "half": {0.5, 820, 1180}, "all": {1, 2000, 2000},
 	} {
 		o := options(environ("OTEL_EXPORTER_OTLP_ENDPOINT", srv.URL))
 		o.SampleRatio = c.ratio
 		tel := setup(t, o)
-		tracer, recorded := tel.TracerProvider().Tracer("test"), 0
+		tracer, recorded, sampler := tel.TracerProvider().Tracer("test"), 0, sdktrace.TraceIDRatioBased(c.ratio)
 		seen := map[trace.TraceID]bool{}
 		for range 2000 {
 			ctx, id, without := tel.Draw()(t.Context())
@@ -25,6 +26,9 @@ func TestTheDrawDecidesAsTheSamplerWould(t *testing.T) {
 				t.Fatalf("%s: the ids %v, %v", name, id, without)
 			}
 			seen[id] = true
+			if asked := sampler.ShouldSample(sdktrace.SamplingParameters{ParentContext: t.Context(), TraceID: id}); (asked.Decision == sdktrace.RecordAndSample) != (ctx != nil) {
+				t.Fatalf("%s: of %v the sampler says %v", name, id, asked.Decision)
+			}
 			if ctx == nil {
 				continue
 			}

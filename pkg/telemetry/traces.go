@@ -45,7 +45,7 @@ func (t *Telemetry) startTraces(ctx context.Context, o Options, res *resource.Re
 	)
 	t.tracers = provider
 	if !o.TrustIncomingTrace && strings.TrimSpace(o.Environ("OTEL_TRACES_SAMPLER")) == "" {
-		t.draw = newDraw(sampler)
+		t.draw = newDraw(o.SampleRatio)
 	}
 	t.stop = func(ctx context.Context) error {
 		err := provider.Shutdown(ctx)
