@@ -183,7 +183,7 @@ func (x *exchange) metrics() *serviceMetrics {
 // startSpan begins the client span, if the request is traced at all: a span that
 // nobody records costs about as much as all other work of the gateway.
 func (x *exchange) startSpan(ctx context.Context) context.Context {
-	if !trace.SpanFromContext(ctx).IsRecording() {
+	if x.info.TraceID != [16]byte{} || !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx
 	}
 	attributes := append([]attribute.KeyValue{attrMethod.String(methodNames[methodIndex(x.method)])}, x.route.service.common...)
