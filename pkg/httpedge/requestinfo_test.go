@@ -109,6 +109,26 @@ func TestSchemeIsWhatTheClientUsed(t *testing.T) {
 	}
 }
 
+// A server may know the address of a connection beforehand; what a trusted proxy says of
+// the client counts all the same.
+func TestAServerMayKnowThePeer(t *testing.T) {
+	for peer, want := range map[string]string{"192.0.2.7": "192.0.2.7", "10.0.0.1": "203.0.113.9"} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = "198.51.100.1:1234"
+		r.Header.Set("X-Forwarded-For", "203.0.113.9")
+		ctx := new(reqctx.Carrier).Blank(r.Context())
+		reqctx.From(ctx).SetClient(netip.MustParseAddr(peer), peer)
+		var client, text string
+		httpedge.RequestInfo(trustTen)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			info := reqctx.From(r.Context())
+			client, text = info.Client.String(), info.ClientText()
+		})).ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
+		if client != want || text != want {
+			t.Errorf("peer %s: the client is %s, as text %s, want %s", peer, client, text, want)
+		}
+	}
+}
+
 func BenchmarkRequestInfo(b *testing.B) {
 	h := httpedge.RequestInfo(trustTen)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
