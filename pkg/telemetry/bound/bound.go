@@ -1,11 +1,13 @@
-// Package bound has histograms of OpenTelemetry whose time series are found beforehand,
-// so that a measurement is a lock that nobody else wants and two additions: the SDK
-// looks the series up and asks for the trace each time, which costs ten times as much.
+// Package bound has histograms and counters of OpenTelemetry whose time series are found
+// beforehand, so that a measurement is a lock that nobody else wants and two additions: the
+// SDK looks the series up and asks for the trace each time, which costs ten times as much.
 //
-// A [Provider] stands before the meter provider of the SDK. Histograms that it can keep
-// itself are its own, with names, units, attributes, buckets and bounds of cardinality as
-// in the SDK, and go out by the SDK's reader, of which it is a producer; every other
-// instrument is the SDK's. Who measures uses [Histogram.Record] as ever, or [Bind].
+// A [Provider] stands before the meter provider of the SDK. Histograms with buckets of their
+// own and counters of integers are kept by it, with names, units, attributes, buckets and
+// bounds of cardinality as in the SDK, and go out by the SDK's reader, of which it is a
+// producer; every other instrument is the SDK's. Who measures uses the methods of
+// OpenTelemetry as ever, or binds an instrument to its attributes first, with [Bind] or
+// [BindCounter].
 //
 // Sums are cumulative: a reader that asks for deltas would not get them from a producer,
 // and the program has none. The least and the greatest measurement, which Prometheus has
@@ -34,16 +36,16 @@ const maxStripes = 8
 
 // Options says what a provider keeps.
 type Options struct {
-	// SeriesLimit bounds the series of one histogram, as [sdkmetric.WithCardinalityLimit]
+	// SeriesLimit bounds the series of one instrument, as [sdkmetric.WithCardinalityLimit]
 	// does: what is beyond is counted in one series marked otel.metric.overflow. It is positive.
 	SeriesLimit int
 
-	// Exemplars has the latest measurement of each bucket kept that belongs to a sampled
-	// trace.
+	// Exemplars has the latest measurement kept that belongs to a sampled trace, of each
+	// bucket and counter.
 	Exemplars bool
 }
 
-// Provider is a [metric.MeterProvider] with histograms of its own, and the
+// Provider is a [metric.MeterProvider] with instruments of its own, and the
 // [sdkmetric.Producer] of them. It is safe for concurrent use.
 type Provider struct {
 	metric.MeterProvider
@@ -51,8 +53,8 @@ type Provider struct {
 	now     func() time.Time
 	stripes stripes
 
-	mu         sync.Mutex
-	histograms []*Histogram
+	mu          sync.Mutex
+	instruments []instrument
 }
 
 var _ sdkmetric.Producer = (*Provider)(nil)
@@ -80,7 +82,7 @@ func (p *Provider) Meter(name string, options ...metric.MeterOption) metric.Mete
 	}
 }
 
-// meter is one of the SDK but for its histograms.
+// meter is one of the SDK but for the instruments that the provider keeps.
 type meter struct {
 	metric.Meter
 	provider *Provider
@@ -96,54 +98,122 @@ func (m *meter) Float64Histogram(name string, options ...metric.Float64Histogram
 	if err != nil || len(bounds) == 0 || len(bounds) > maxBounds || !slices.IsSorted(bounds) {
 		return ordinary, err
 	}
-	return m.provider.histogram(m.scope, name, c)
+	h := &Histogram{identity: identity{m.scope, name, c.Unit(), c.Description()}, bounds: slices.Clone(bounds)}
+	return keep(m.provider, h, func(old *Histogram) bool { return slices.Equal(old.bounds, bounds) })
 }
 
-// histogram makes a histogram, or finds that of the same name.
-func (p *Provider) histogram(scope instrumentation.Scope, name string, c metric.Float64HistogramConfig) (metric.Float64Histogram, error) {
+// Int64Counter implements [metric.Meter].
+func (m *meter) Int64Counter(name string, options ...metric.Int64CounterOption) (metric.Int64Counter, error) {
+	ordinary, err := m.Meter.Int64Counter(name, options...)
+	if err != nil {
+		return ordinary, err
+	}
+	c := metric.NewInt64CounterConfig(options...)
+	counter := &Counter{identity: identity{m.scope, name, c.Unit(), c.Description()}}
+	return keep(m.provider, counter, func(*Counter) bool { return true })
+}
+
+// instrument is what the provider keeps.
+type instrument interface {
+	about() identity
+
+	// keptBy tells a new instrument whose it is.
+	keptBy(p *Provider)
+
+	// sums are those at the moment now; nil where nothing was measured.
+	sums(now time.Time) metricdata.Aggregation
+}
+
+// identity is what shows of an instrument beside its sums.
+type identity struct {
+	scope                   instrumentation.Scope
+	name, unit, description string
+}
+
+// about implements instrument.
+func (i identity) about() identity { return i }
+
+// keep has p keep made, unless it has that instrument already, which is returned then.
+func keep[I instrument](p *Provider, made I, alike func(I) bool) (I, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, h := range p.histograms {
-		if h.scope != scope || h.name != name {
+	id := made.about()
+	for _, other := range p.instruments {
+		if other.about().scope != id.scope || other.about().name != id.name {
 			continue
 		}
-		if h.unit != c.Unit() || h.description != c.Description() || !slices.Equal(h.bounds, c.ExplicitBucketBoundaries()) {
-			return nil, fmt.Errorf("the histogram %s exists with another unit, description or buckets", name)
+		old, ok := other.(I)
+		if !ok || old.about() != id || !alike(old) {
+			return made, fmt.Errorf("the instrument %s exists as another kind, or with another unit, description or buckets", id.name)
 		}
-		return h, nil
+		return old, nil
 	}
-	h := &Histogram{
-		scope: scope, name: name, unit: c.Unit(), description: c.Description(),
-		bounds: slices.Clone(c.ExplicitBucketBoundaries()),
-		limit:  p.options.SeriesLimit, exemplars: p.options.Exemplars,
-		stripes: &p.stripes, now: p.now, start: p.now(),
-	}
-	p.histograms = append(p.histograms, h)
-	return h, nil
+	made.keptBy(p)
+	p.instruments = append(p.instruments, made)
+	return made, nil
 }
 
 // Produce implements [sdkmetric.Producer].
 func (p *Provider) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	p.mu.Lock()
-	histograms := p.histograms
+	instruments := p.instruments
 	p.mu.Unlock()
 	var out []metricdata.ScopeMetrics
-	for _, h := range histograms {
-		points := h.points(p.now())
-		if len(points) == 0 {
+	for _, i := range instruments {
+		id, sums := i.about(), i.sums(p.now())
+		if sums == nil {
 			continue // as with the SDK, what was never measured does not show
 		}
-		m := metricdata.Metrics{
-			Name: h.name, Description: h.description, Unit: h.unit,
-			Data: metricdata.Histogram[float64]{DataPoints: points, Temporality: metricdata.CumulativeTemporality},
-		}
-		at := slices.IndexFunc(out, func(s metricdata.ScopeMetrics) bool { return s.Scope == h.scope })
+		at := slices.IndexFunc(out, func(s metricdata.ScopeMetrics) bool { return s.Scope == id.scope })
 		if at < 0 {
-			at, out = len(out), append(out, metricdata.ScopeMetrics{Scope: h.scope})
+			at, out = len(out), append(out, metricdata.ScopeMetrics{Scope: id.scope})
 		}
-		out[at].Metrics = append(out[at].Metrics, m)
+		out[at].Metrics = append(out[at].Metrics, metricdata.Metrics{
+			Name: id.name, Description: id.description, Unit: id.unit, Data: sums,
+		})
 	}
 	return out, nil
+}
+
+// table has the time series of an instrument. It is safe for concurrent use.
+type table[S any] struct {
+	limit int
+	found sync.Map // of *S, by attribute.Distinct
+
+	mu  sync.Mutex // for adding one
+	all []*S       // only ever appended to
+}
+
+// find finds the series of the attributes, or has it made: for other attributes, where
+// there are as many as there may be.
+func (t *table[S]) find(attributes attribute.Set, make func(attribute.Set) *S) *S {
+	key := attributes.Equivalent()
+	if s, ok := t.found.Load(key); ok {
+		return s.(*S)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, ok := t.found.Load(key); ok { // another request was faster
+		return s.(*S)
+	}
+	if len(t.all) >= t.limit-1 {
+		attributes = attribute.NewSet(attribute.Bool("otel.metric.overflow", true))
+		key = attributes.Equivalent()
+		if s, ok := t.found.Load(key); ok {
+			return s.(*S)
+		}
+	}
+	s := make(attributes)
+	t.found.Store(key, s)
+	t.all = append(t.all, s)
+	return s
+}
+
+// list are all series that there are.
+func (t *table[S]) list() []*S {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all
 }
 
 // stripes spreads those who measure at the same time: a processor gets the same stripe
@@ -163,5 +233,7 @@ func (s *stripes) init(processors int) {
 	}
 }
 
-// overflow are the attributes of what goes beyond the limit of series.
-func overflow() attribute.Set { return attribute.NewSet(attribute.Bool("otel.metric.overflow", true)) }
+// enter is the number of a stripe for who measures, who says when it is over.
+func (s *stripes) enter() *int { return s.pool.Get().(*int) }
+
+func (s *stripes) leave(number *int) { s.pool.Put(number) }

@@ -50,6 +50,16 @@ func newHistogram(t rapid.TB, p metric.MeterProvider) metric.Float64Histogram {
 	return h
 }
 
+func newCounter(t rapid.TB, p metric.MeterProvider) metric.Int64Counter {
+	t.Helper()
+	c, err := p.Meter("scope", metric.WithInstrumentationVersion("1"), metric.WithSchemaURL("https://schema")).
+		Int64Counter("requests", metric.WithUnit("{request}"), metric.WithDescription("how many"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func collect(t rapid.TB, r sdkmetric.Reader) []metricdata.ScopeMetrics {
 	t.Helper()
 	var out metricdata.ResourceMetrics
@@ -75,21 +85,35 @@ func sampled(id byte) context.Context {
 	}))
 }
 
+func unsampled() context.Context {
+	return trace.ContextWithSpanContext(context.Background(), trace.SpanContextFromContext(sampled(4)).WithTraceFlags(0))
+}
+
 // Dashboards and alerts must not notice which of the two keeps a histogram.
 func TestWhatGoesOutIsWhatTheSDKSays(t *testing.T) {
 	value := rapid.OneOf(rapid.Float64Range(0, 12), rapid.SampledFrom(bounds), rapid.SampledFrom([]float64{0, -1, math.Inf(1)}))
 	rapid.Check(t, func(t *rapid.T) {
 		ours, sdk, ourReader, sdkReader := newProviders(bound.Options{SeriesLimit: 5})
 		a, b := newHistogram(t, ours), newHistogram(t, sdk)
+		counted, countedThere := newCounter(t, ours), newCounter(t, sdk)
 		for range rapid.IntRange(0, 40).Draw(t, "measurements") {
 			v := value.Draw(t, "value")
 			set := attribute.NewSet(attribute.Int("n", rapid.IntRange(0, 7).Draw(t, "series")), attribute.String("k", "v"))
-			if rapid.Bool().Draw(t, "bound") {
+			n := rapid.Int64Range(0, 100).Draw(t, "count")
+			switch rapid.IntRange(0, 3).Draw(t, "how") {
+			case 0:
 				bound.Bind(a, set).Record(v)
-			} else {
+				b.Record(t.Context(), v, metric.WithAttributeSet(set))
+			case 1:
 				a.Record(t.Context(), v, metric.WithAttributeSet(set))
+				b.Record(t.Context(), v, metric.WithAttributeSet(set))
+			case 2:
+				bound.BindCounter(counted, set).Add(n)
+				countedThere.Add(t.Context(), n, metric.WithAttributeSet(set))
+			default:
+				counted.Add(t.Context(), n, metric.WithAttributeSet(set))
+				countedThere.Add(t.Context(), n, metric.WithAttributeSet(set))
 			}
-			b.Record(t.Context(), v, metric.WithAttributeSet(set))
 		}
 		if diff := gocmp.Diff(collect(t, sdkReader), collect(t, ourReader), same()...); diff != "" {
 			t.Fatal(diff)
@@ -97,23 +121,25 @@ func TestWhatGoesOutIsWhatTheSDKSays(t *testing.T) {
 	})
 }
 
-// same compares what is kept: neither moments nor the least and greatest measurement, and
-// sums up to the order in which they were added.
+// same compares what is kept: neither moments nor the least and greatest measurement, nor
+// an order, and sums up to the order in which they were added.
 func same() []gocmp.Option {
 	type point = metricdata.HistogramDataPoint[float64]
+	type count = metricdata.DataPoint[int64]
 	return []gocmp.Option{
 		cmpopts.EquateEmpty(),
 		cmpopts.EquateApprox(1e-9, 1e-9),
-		cmpopts.IgnoreFields(point{}, "StartTime", "Time", "Min", "Max", "Attributes"),
-		gocmp.Transformer("sorted", func(points []point) map[string]point {
-			byAttributes := make(map[string]point)
-			for _, p := range points {
-				byAttributes[p.Attributes.Encoded(attribute.DefaultEncoder())] = p
-			}
-			return byAttributes
-		}),
+		cmpopts.IgnoreFields(point{}, "StartTime", "Time", "Min", "Max"),
+		cmpopts.IgnoreFields(count{}, "StartTime", "Time"),
+		cmpopts.SortSlices(func(a, b point) bool { return less(a.Attributes, b.Attributes) }),
+		cmpopts.SortSlices(func(a, b count) bool { return less(a.Attributes, b.Attributes) }),
+		cmpopts.SortSlices(func(a, b metricdata.Metrics) bool { return a.Name < b.Name }),
 		gocmp.Comparer(func(a, b attribute.Set) bool { return a.Equals(&b) }),
 	}
+}
+
+func less(a, b attribute.Set) bool {
+	return a.Encoded(attribute.DefaultEncoder()) < b.Encoded(attribute.DefaultEncoder())
 }
 
 // Whoever reads in between must never find a bucket without its count, nor a sum of more
@@ -196,8 +222,7 @@ func TestTheLatestSampledRequestIsTheExemplarOfItsBucket(t *testing.T) {
 	s.RecordTraced(sampled(2), 0.002)
 	s.RecordTraced(sampled(3), 20)
 	s.Record(0.3)
-	unsampled := trace.SpanContextFromContext(sampled(4)).WithTraceFlags(0)
-	s.RecordTraced(trace.ContextWithSpanContext(context.Background(), unsampled), 0.4)
+	s.RecordTraced(unsampled(), 0.4)
 	p := points(t, reader)[0]
 	slices.SortFunc(p.Exemplars, func(a, b metricdata.Exemplar[float64]) int { return cmp.Compare(a.Value, b.Value) })
 	if len(p.Exemplars) != 2 || p.Count != 5 {
@@ -224,17 +249,42 @@ func TestNoExemplarIsKeptWhereNothingIsTraced(t *testing.T) {
 	}
 }
 
+func TestCountersCountAcrossProcessorsAndLeadToATrace(t *testing.T) {
+	ours, _, reader, _ := newProviders(bound.Options{SeriesLimit: 10, Exemplars: true})
+	c := newCounter(t, ours)
+	s := bound.BindCounter(c, attribute.NewSet(attribute.Int("n", 1)))
+	if all := collect(t, reader); len(all) != 0 {
+		t.Errorf("what was never counted shows: %+v", all)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 1000 {
+				s.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	s.AddTraced(sampled(7), 2)
+	c.Add(unsampled(), 3, metric.WithAttributes(attribute.Int("n", 1)))
+	all := collect(t, reader)
+	p := all[0].Metrics[0].Data.(metricdata.Sum[int64]).DataPoints
+	if len(p) != 1 || p[0].Value != 8005 || len(p[0].Exemplars) != 1 || p[0].Exemplars[0].TraceID[0] != 7 || p[0].Exemplars[0].Value != 2 {
+		t.Errorf("%+v", p)
+	}
+}
+
 // What the SDK alone has in its results, it goes on to have.
 func TestOtherInstrumentsAreTheSDKs(t *testing.T) {
 	ours, _, reader, _ := newProviders(bound.Options{SeriesLimit: 10})
 	m := ours.Meter("scope")
-	counter, err1 := m.Int64Counter("things")
+	level, err1 := m.Int64UpDownCounter("things")
 	byDefault, err2 := m.Float64Histogram("default.buckets")
 	many, err3 := m.Float64Histogram("many.buckets", metric.WithExplicitBucketBoundaries(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16))
 	if err := cmp.Or(err1, err2, err3); err != nil {
 		t.Fatal(err)
 	}
-	counter.Add(t.Context(), 1)
+	level.Add(t.Context(), 1)
 	byDefault.Record(t.Context(), 1)
 	bound.Bind(many, attribute.NewSet(attribute.String("a", "b"))).Record(1)
 	var names []string
@@ -261,8 +311,17 @@ func TestAHistogramIsMadeOnce(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	m := ours.Meter("scope", metric.WithInstrumentationVersion("1"), metric.WithSchemaURL("https://schema"))
-	if _, err := m.Float64Histogram("request.duration", metric.WithExplicitBucketBoundaries(1)); err == nil {
-		t.Error("two histograms of one name with other buckets")
+	for what, options := range map[string][]metric.Float64HistogramOption{
+		"buckets":     {metric.WithUnit("s"), metric.WithDescription("how long"), metric.WithExplicitBucketBoundaries(1)},
+		"unit":        {metric.WithUnit("ms"), metric.WithDescription("how long"), metric.WithExplicitBucketBoundaries(bounds...)},
+		"description": {metric.WithUnit("s"), metric.WithDescription("what"), metric.WithExplicitBucketBoundaries(bounds...)},
+	} {
+		if _, err := m.Float64Histogram("request.duration", options...); err == nil {
+			t.Errorf("two histograms of one name with another %s", what)
+		}
+	}
+	if _, err := m.Int64Counter("request.duration"); err == nil {
+		t.Error("a counter has the name of a histogram")
 	}
 	if _, err := m.Float64Histogram("no name", metric.WithExplicitBucketBoundaries(1)); err == nil {
 		t.Error("a name that is none was taken")
@@ -273,6 +332,9 @@ func TestWhereMetricsAreOffBindingDoesNothing(t *testing.T) {
 	s := bound.Bind(noop.Float64Histogram{}, attribute.NewSet())
 	s.Record(1)
 	s.RecordTraced(sampled(1), 1)
+	c := bound.BindCounter(noop.Int64Counter{}, attribute.NewSet())
+	c.Add(1)
+	c.AddTraced(sampled(1), 1)
 }
 
 func TestAMeasurementAllocatesNothing(t *testing.T) {
@@ -283,19 +345,23 @@ func TestAMeasurementAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkRecord(b *testing.B) {
+func BenchmarkMeasure(b *testing.B) {
 	ours, sdk, _, _ := newProviders(bound.Options{SeriesLimit: 50_000, Exemplars: true})
 	set := attribute.NewSet(attribute.String("http.request.method", "GET"), attribute.String("http.route", "/users/:id"),
 		attribute.Int("http.response.status_code", 200), attribute.String("url.scheme", "http"), attribute.String("network.protocol.version", "1.1"))
 	series := bound.Bind(newHistogram(b, ours), set)
 	histogram := newHistogram(b, sdk)
 	options := []metric.RecordOption{metric.WithAttributeSet(set)}
+	count, counter := bound.BindCounter(newCounter(b, ours), set), newCounter(b, sdk)
+	adding := []metric.AddOption{metric.WithAttributeSet(set)}
 	for _, c := range []struct {
 		name   string
 		record func()
 	}{
-		{"bound", func() { series.Record(0.0012) }},
-		{"sdk", func() { histogram.Record(context.Background(), 0.0012, options...) }},
+		{"counter/bound", func() { count.Add(1) }},
+		{"counter/sdk", func() { counter.Add(context.Background(), 1, adding...) }},
+		{"histogram/bound", func() { series.Record(0.0012) }},
+		{"histogram/sdk", func() { histogram.Record(context.Background(), 0.0012, options...) }},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()

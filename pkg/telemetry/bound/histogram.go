@@ -9,7 +9,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/embedded"
-	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -21,20 +20,17 @@ const maxBounds = 15
 // Histogram is a histogram of a [Provider]. It implements [metric.Float64Histogram].
 type Histogram struct {
 	embedded.Float64Histogram
+	identity
 
-	scope                   instrumentation.Scope
-	name, unit, description string
-	bounds                  []float64 // upper, inclusive, in ascending order; never changed
-	limit                   int
-	exemplars               bool
-	stripes                 *stripes
-	now                     func() time.Time
-	start                   time.Time
+	bounds   []float64 // upper, inclusive, in ascending order; never changed
+	provider *Provider
+	start    time.Time
+	all      table[Series]
+}
 
-	found sync.Map // of *Series, by attribute.Distinct
-
-	mu  sync.Mutex // for adding a series
-	all []*Series  // only ever appended to
+// keptBy implements instrument.
+func (h *Histogram) keptBy(p *Provider) {
+	h.provider, h.start, h.all.limit = p, p.now(), p.options.SeriesLimit
 }
 
 // Enabled implements [metric.Float64Histogram].
@@ -47,35 +43,16 @@ func (h *Histogram) Record(ctx context.Context, value float64, options ...metric
 }
 
 // series finds or makes that of the attributes.
-func (h *Histogram) series(set attribute.Set) *Series {
-	key := set.Equivalent()
-	if s, ok := h.found.Load(key); ok {
-		return s.(*Series)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if s, ok := h.found.Load(key); ok { // another request was faster
-		return s.(*Series)
-	}
-	if len(h.all) >= h.limit-1 {
-		set = overflow()
-		key = set.Equivalent()
-		if s, ok := h.found.Load(key); ok {
-			return s.(*Series)
-		}
-	}
-	s := &Series{own: h, attributes: set, stripes: make([]atomic.Pointer[stripe], h.stripes.count)}
-	h.found.Store(key, s)
-	h.all = append(h.all, s)
-	return s
+func (h *Histogram) series(attributes attribute.Set) *Series {
+	return h.all.find(attributes, func(attributes attribute.Set) *Series {
+		return &Series{own: h, attributes: attributes, stripes: make([]atomic.Pointer[stripe], h.provider.stripes.count)}
+	})
 }
 
-// points are the sums of all series at the moment now. Each measurement is in one
-// stripe, as a whole or not at all, so that count, sum and buckets agree.
-func (h *Histogram) points(now time.Time) []metricdata.HistogramDataPoint[float64] {
-	h.mu.Lock()
-	all := h.all
-	h.mu.Unlock()
+// sums implements instrument. Each measurement is in one stripe, as a whole or not at all,
+// so that count, sum and buckets agree.
+func (h *Histogram) sums(now time.Time) metricdata.Aggregation {
+	all := h.all.list()
 	points := make([]metricdata.HistogramDataPoint[float64], 0, len(all))
 	buckets := len(h.bounds) + 1
 	counts := make([]uint64, len(all)*buckets)
@@ -97,7 +74,10 @@ func (h *Histogram) points(now time.Time) []metricdata.HistogramDataPoint[float6
 		p.Exemplars = total.exemplars.list()
 		points = append(points, p)
 	}
-	return points
+	if len(points) == 0 {
+		return nil
+	}
+	return metricdata.Histogram[float64]{DataPoints: points, Temporality: metricdata.CumulativeTemporality}
 }
 
 // Series is one time series of a histogram. It is safe for concurrent use.
@@ -125,14 +105,14 @@ func (s *Series) Record(value float64) {
 		s.ordinary.Record(context.Background(), value, s.options...)
 		return
 	}
-	token := s.own.stripes.pool.Get().(*int)
+	token := s.own.provider.stripes.enter()
 	st := s.stripe(*token)
 	bucket := s.own.bucket(value)
 	st.mu.Lock()
 	st.counts[bucket]++
 	st.sum += value
 	st.mu.Unlock()
-	s.own.stripes.pool.Put(token)
+	s.own.provider.stripes.leave(token)
 }
 
 // RecordTraced is Record for a measurement of the trace of ctx: where that is sampled, it
@@ -143,11 +123,11 @@ func (s *Series) RecordTraced(ctx context.Context, value float64) {
 		return
 	}
 	s.Record(value)
-	if !s.own.exemplars {
+	if !s.own.provider.options.Exemplars {
 		return
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
-		s.keep(exemplar{at: s.own.now(), value: value, trace: span.TraceID(), span: span.SpanID()})
+		s.keep(exemplar{at: s.own.provider.now(), value: value, trace: span.TraceID(), span: span.SpanID()})
 	}
 }
 
@@ -215,14 +195,6 @@ type stripe struct {
 // exemplars are those of the buckets; the zero value is none.
 type exemplars [maxBounds + 1]exemplar
 
-// exemplar is a measurement of a sampled trace.
-type exemplar struct {
-	at    time.Time
-	value float64
-	trace trace.TraceID
-	span  trace.SpanID
-}
-
 // list are the exemplars that there are.
 func (e *exemplars) list() []metricdata.Exemplar[float64] {
 	if e == nil {
@@ -235,4 +207,12 @@ func (e *exemplars) list() []metricdata.Exemplar[float64] {
 		}
 	}
 	return out
+}
+
+// exemplar is a measurement of a sampled trace.
+type exemplar struct {
+	at    time.Time
+	value float64
+	trace trace.TraceID
+	span  trace.SpanID
 }
