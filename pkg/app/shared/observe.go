@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/analytics"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/cache"
 	"github.com/keywarden/keywarden/pkg/httpcache"
+	"github.com/keywarden/keywarden/pkg/telemetry/bound"
 )
 
 // metrics are what is counted as it happens.
@@ -20,17 +22,19 @@ type metrics struct {
 	answers metric.Int64Counter
 }
 
-// observeCache counts what became of requests for answers that may be kept. The
-// attributes of all outcomes are built with the route, and not for each request; they go
-// with the document that has the route.
+// observeCache counts what became of requests for answers that may be kept. The series of
+// an outcome is found when it occurs first on a route; it goes with the document that has
+// the route.
 func (s *State) observeCache() func(route string) func(cache.Outcome) {
 	return func(route string) func(cache.Outcome) {
-		attributes := map[cache.Outcome][]metric.AddOption{}
+		counts := map[cache.Outcome]func() *bound.Count{}
 		for _, o := range cache.Outcomes() {
-			attributes[o] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(
-				attribute.String("keywarden.route", route), attribute.String("keywarden.cache.outcome", string(o))))}
+			counts[o] = sync.OnceValue(func() *bound.Count {
+				return bound.BindCounter(s.metrics.answers, attribute.NewSet(
+					attribute.String("keywarden.route", route), attribute.String("keywarden.cache.outcome", string(o))))
+			})
 		}
-		return func(o cache.Outcome) { s.metrics.answers.Add(context.Background(), 1, attributes[o]...) }
+		return func(o cache.Outcome) { counts[o]().Add(1) }
 	}
 }
 
