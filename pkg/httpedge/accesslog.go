@@ -24,10 +24,6 @@ func (o *observer) log(r *http.Request, x *exchange) {
 		level = slog.LevelError
 	}
 	ctx := r.Context()
-	handler := o.logger.Handler()
-	if !handler.Enabled(ctx, level) {
-		return
-	}
 	at := x.start.Add(x.elapsed) // the logger itself would ask for the time again
 	if o.lines != nil {
 		if line := o.lines.StartLine(at, level, message); line != nil {
@@ -37,6 +33,10 @@ func (o *observer) log(r *http.Request, x *exchange) {
 			}
 		}
 	}
+	handler := o.logger.Handler()
+	if !handler.Enabled(ctx, level) {
+		return
+	}
 	record := slog.NewRecord(at, level, message, 0)
 	x.writeTo(recordFields{&record}, r)
 	_ = handler.Handle(ctx, record)
@@ -45,7 +45,7 @@ func (o *observer) log(r *http.Request, x *exchange) {
 const message = "request"
 
 // lineStarter is a handler that can do with less than a record; it begins no line where it
-// cannot.
+// cannot, nor where the level is not logged.
 type lineStarter interface {
 	StartLine(at time.Time, level slog.Level, message string) *telemetry.Line
 }

@@ -18,6 +18,7 @@ import (
 // it writes is the same to the byte; what it is not sure of it leaves alone.
 type plainEncoder struct {
 	out    io.Writer
+	level  slog.Leveler           // of what is written
 	lines  sync.Pool              // of *Line
 	second atomic.Pointer[second] // in which the last line was written
 }
@@ -25,8 +26,11 @@ type plainEncoder struct {
 // Lines longer than that do not keep their buffer.
 const maxKeptLine = 16 << 10
 
-func newPlainEncoder(out io.Writer) *plainEncoder {
-	e := &plainEncoder{out: out}
+func newPlainEncoder(out io.Writer, level slog.Leveler) *plainEncoder {
+	e := &plainEncoder{out: out, level: level}
+	if level == nil {
+		e.level = slog.LevelInfo // as the handlers of slog have it
+	}
 	e.lines.New = func() any { return &Line{encoder: e, b: make([]byte, 0, 1<<10)} }
 	return e
 }

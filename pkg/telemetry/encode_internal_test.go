@@ -163,8 +163,19 @@ type panics struct{}
 // Error implements error.
 func (panics) Error() string { panic("no text") }
 
+func TestNoLineIsStartedBelowTheLevel(t *testing.T) {
+	level := new(slog.LevelVar)
+	h := NewLogger(&bytes.Buffer{}, level, FormatJSON).Handler().(*contextHandler)
+	for limit, want := range map[slog.Level]bool{slog.LevelInfo: true, slog.LevelWarn: false} {
+		level.Set(limit)
+		if got := h.StartLine(time.Unix(1, 0), slog.LevelInfo, "m") != nil; got != want {
+			t.Errorf("level %v: a line of information was started: %t", limit, got)
+		}
+	}
+}
+
 func TestDurationsAreWrittenAsTheFloatsTheyAre(t *testing.T) {
-	e := newPlainEncoder(&bytes.Buffer{})
+	e := newPlainEncoder(&bytes.Buffer{}, nil)
 	check := func(t rapid.TB, d time.Duration) {
 		l := &Line{encoder: e}
 		l.Milliseconds("ms", d)
@@ -183,7 +194,7 @@ func TestDurationsAreWrittenAsTheFloatsTheyAre(t *testing.T) {
 // What lines of one second have in common is kept, for one place.
 func TestTimesAreWrittenAsTheyAreInTheirPlace(t *testing.T) {
 	var out bytes.Buffer
-	e := newPlainEncoder(&out)
+	e := newPlainEncoder(&out, nil)
 	east := time.FixedZone("", 5*3600+1800)
 	for _, ns := range []int{0, 1, 500, 1e8, 123456789, 999999999} {
 		for _, at := range []time.Time{
@@ -234,7 +245,7 @@ func TestPlainBytesAreThoseThatJSONWritesAsTheyAre(t *testing.T) {
 func TestAccessLogLinesArePlain(t *testing.T) {
 	r := slog.NewRecord(time.Unix(1, 500), slog.LevelInfo, "request", 0)
 	r.AddAttrs(slog.String("path", "/a"), slog.Int("status", 200), slog.Float64("duration_ms", 1.25))
-	e := newPlainEncoder(&bytes.Buffer{})
+	e := newPlainEncoder(&bytes.Buffer{}, nil)
 	if done, err := e.handle(t.Context(), r); !done || err != nil {
 		t.Errorf("done %t, %v: it would take the long way", done, err)
 	}

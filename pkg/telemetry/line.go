@@ -27,9 +27,10 @@ type Line struct {
 	plain   bool // so far
 }
 
-// StartLine begins a line; nil where the handler writes other lines than plain ones.
+// StartLine begins a line; nil where the handler writes other lines than plain ones, or
+// none of the level.
 func (h *contextHandler) StartLine(at time.Time, level slog.Level, message string) *Line {
-	if h.plain == nil {
+	if h.plain == nil || level < h.plain.level.Level() {
 		return nil
 	}
 	return h.plain.start(at, level, message)

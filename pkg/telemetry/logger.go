@@ -39,7 +39,7 @@ func NewLogger(w io.Writer, level slog.Leveler, format string) *slog.Logger {
 		w = &oneWriter{w: w} // two encoders share it
 	}
 	h := slog.NewJSONHandler(w, options)
-	return slog.New(&contextHandler{Handler: h, root: h, plain: newPlainEncoder(w)})
+	return slog.New(&contextHandler{Handler: h, root: h, plain: newPlainEncoder(w, level)})
 }
 
 // oneWriter lets one line through at a time.
