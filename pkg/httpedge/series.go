@@ -68,15 +68,7 @@ func protocolOf(r *http.Request) protocol {
 
 // String is the value of network.protocol.version.
 func (p protocol) String() string {
-	switch p {
-	case http10:
-		return "1.0"
-	case http2:
-		return "2"
-	case http3:
-		return "3"
-	}
-	return "1.1"
+	return [...]string{http11: "1.1", http10: "1.0", http2: "2", http3: "3"}[p]
 }
 
 // outcome says how an exchange ended.

@@ -224,9 +224,9 @@ type stripes struct {
 	pool  sync.Pool // of *int, the number of a stripe
 }
 
-// init makes a stripe for each of processors.
+// init makes a stripe for each of processors, of which there are 1 to maxStripes.
 func (s *stripes) init(processors int) {
-	s.count = 1 << bits.Len(uint(processors-1)) //nolint:gosec // at least 1 and at most maxStripes
+	s.count = 1 << bits.Len(uint(processors-1))
 	s.pool.New = func() any {
 		n := int(s.next.Add(1)) & (s.count - 1)
 		return &n
