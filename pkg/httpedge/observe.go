@@ -63,6 +63,7 @@ func Observe(o ObserveOptions) (func(http.Handler) http.Handler, error) {
 		logger:  o.Logger,
 		ended:   o.Ended,
 		tracing: newTracing(o),
+		active:  new(activeRequests),
 	}
 	ob.lines, _ = o.Logger.Handler().(lineStarter)
 	if err := ob.instrument(o.MeterProvider); err != nil {
@@ -78,8 +79,8 @@ type observer struct {
 	ended   func(*reqctx.Info, Ended) // nil for nobody
 	tracing tracing
 	series  *seriesCache
-	lines   lineStarter // nil: the logger has to have records
-	active  activeRequests
+	lines   lineStarter     // nil: the logger has to have records
+	active  *activeRequests // apart from the above, which each request reads and none writes
 }
 
 func (o *observer) instrument(provider metric.MeterProvider) error {
