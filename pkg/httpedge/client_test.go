@@ -145,7 +145,7 @@ func FuzzClientAddress(f *testing.F) {
 		if got.Zone() != "" || got.Is4In6() {
 			t.Fatalf("%s is not canonical", got)
 		}
-		peer, text := PeerAddress(remote)
+		peer, text := reqctx.PeerAddress(remote)
 		if text != "" && text != peer.String() {
 			t.Fatalf("the text of %s is %q", peer, text)
 		}

@@ -56,7 +56,7 @@ func RequestInfo(trusted []netip.Prefix) func(http.Handler) http.Handler {
 func (p proxies) describe(info *reqctx.Info, r *http.Request) {
 	info.Start, info.Scheme = time.Now(), "http"
 	if !info.Client.IsValid() { // or the server knows it, of the connection
-		info.SetClient(PeerAddress(r.RemoteAddr))
+		info.SetClient(reqctx.PeerAddress(r.RemoteAddr))
 	}
 	if r.TLS != nil {
 		info.Scheme = "https"

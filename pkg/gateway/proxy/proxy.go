@@ -25,6 +25,7 @@ import (
 	"github.com/keywarden/keywarden/pkg/gateway/credential"
 	"github.com/keywarden/keywarden/pkg/gateway/forward"
 	"github.com/keywarden/keywarden/pkg/gateway/proxy/bodycopy"
+	"github.com/keywarden/keywarden/pkg/gateway/proxy/duration"
 	"github.com/keywarden/keywarden/pkg/header"
 )
 
@@ -64,7 +65,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Logger == nil || o.Meter == nil || o.Tracer == nil || o.Propagator == nil {
 		return nil, errors.New("proxy: logger, meter, tracer and propagator are required")
 	}
-	duration, err := newDuration(o.Meter)
+	took, err := duration.New(o.Meter)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func New(o Options) (*Proxy, error) {
 		tracer:      o.Tracer,
 		propagator:  o.Propagator,
 		issuer:      o.Issuer,
-		duration:    duration,
+		duration:    took,
 		bodies:      bodycopy.New(),
 		loop:        []string{newLoopName()},
 		ordinary:    o.Ordinary,
@@ -92,7 +93,7 @@ type Service struct {
 	base    string // escaped path before that of every request, without a slash at its end
 	backend atomic.Pointer[forward.Service]
 	hash    func(*http.Request) uint64 // nil when the backend needs none
-	metrics []*serviceMetrics          // by the index of the target; one alone is that of all
+	metrics []*duration.Target         // by the index of the target; one alone is that of all
 	timeout time.Duration
 	idle    time.Duration
 	common  []attribute.KeyValue // of spans
@@ -128,16 +129,16 @@ func (p *Proxy) Service(c ServiceConfig) *Service {
 		hash:    c.Hash,
 		timeout: c.Timeout,
 		idle:    c.IdleTimeout,
-		common:  []attribute.KeyValue{attrService.String(c.Name)},
+		common:  []attribute.KeyValue{duration.Service.String(c.Name)},
 
 		credential: c.Credential,
 	}
 	s.backend.Store(c.Backend)
 	if c.Changing {
-		s.metrics = []*serviceMetrics{newServiceMetrics(p.duration, c.Name, nil)}
+		s.metrics = []*duration.Target{duration.Of(p.duration, c.Name, nil)}
 	} else {
 		for _, t := range c.Backend.Targets() {
-			s.metrics = append(s.metrics, newServiceMetrics(p.duration, c.Name, t.URL))
+			s.metrics = append(s.metrics, duration.Of(p.duration, c.Name, t.URL))
 		}
 	}
 	logger := p.logger.Handler().WithAttrs([]slog.Attr{slog.String("service", c.Name)})

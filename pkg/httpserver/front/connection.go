@@ -8,10 +8,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/keywarden/keywarden/pkg/reqctx"
 )
 
 // connection is one that is served here. It belongs to its goroutine, but for what the
@@ -21,6 +24,8 @@ type connection struct {
 	nc     net.Conn
 	tls    *tls.ConnectionState // nil without TLS
 	remote string
+	peer   netip.Addr // of remote,
+	client string     // and its text
 	ctx    context.Context
 	cancel context.CancelFunc
 	raw    syscall.RawConn // to look whether the client is still there
@@ -65,6 +70,7 @@ func (c *connContext) Value(key any) any {
 // ServeConn serves nc until it is closed or handed over.
 func (s *Server) ServeConn(nc net.Conn) {
 	c := &connection{server: s, nc: nc, remote: nc.RemoteAddr().String()}
+	c.peer, c.client = reqctx.PeerAddress(c.remote)
 	handed := false
 	defer func() { c.leave(recover(), handed) }()
 	if t, ok := nc.(*tls.Conn); ok && !c.shakeHands(t) {
@@ -317,7 +323,9 @@ func (c *connection) serve(x *exchange) bool {
 	w := &x.response
 	x.context.connection = c.ctx
 	c.scratch.RemoteAddr, c.scratch.TLS = c.remote, c.tls
-	x.request = *c.scratch.WithContext(x.carrier.Blank(&x.context)) // of its own: a handler may keep it
+	ctx := x.carrier.Blank(&x.context)
+	reqctx.Carried(ctx).SetClient(c.peer, c.client)
+	x.request = *c.scratch.WithContext(ctx) // of its own: a handler may keep it
 	r := &x.request
 	c.afterPost = r.Method == http.MethodPost
 	if behind := c.start < c.end; behind != c.behind.Load() {
