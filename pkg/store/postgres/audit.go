@@ -92,17 +92,19 @@ const chainSecret = "audit-chain"
 // must be called once, before the first change, which fails without it; the
 // result verifies the chain.
 func (s *Store) LoadChain(ctx context.Context, ring *seal.Keyring) (audit.Chain, error) {
-	var key [audit.HashSize]byte
-	_, _ = rand.Read(key[:]) // never fails (crypto/rand, Go 1.24)
 	const place = "sealed_secrets/" + chainSecret
-	_, err := s.pool.Exec(ctx, `INSERT INTO sealed_secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
-		chainSecret, ring.Seal(key[:], place))
-	if err != nil {
-		return audit.Chain{}, unavailable(err)
+	sealed, err := s.sealedChain(ctx)
+	if errors.Is(err, errNoChainKey) {
+		var key [audit.HashSize]byte
+		_, _ = rand.Read(key[:]) // never fails (crypto/rand, Go 1.24)
+		if _, err = s.pool.Exec(ctx, `INSERT INTO sealed_secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING`,
+			chainSecret, ring.Seal(key[:], place)); err != nil {
+			return audit.Chain{}, unavailable(err)
+		}
+		sealed, err = s.sealedChain(ctx) // that of another replica, if it was faster
 	}
-	var sealed []byte
-	if err := s.pool.QueryRow(ctx, `SELECT sealed FROM sealed_secrets WHERE name = $1`, chainSecret).Scan(&sealed); err != nil {
-		return audit.Chain{}, unavailable(err)
+	if err != nil {
+		return audit.Chain{}, err
 	}
 	plain, stale, err := ring.Open(sealed, place)
 	if errors.Is(err, seal.ErrUnknownKey) {
@@ -120,4 +122,13 @@ func (s *Store) LoadChain(ctx context.Context, ring *seal.Keyring) (audit.Chain,
 	chain := audit.NewChain(plain)
 	s.chain.Store(&chain)
 	return chain, nil
+}
+
+// errNoChainKey says that no key of the audit chain was made yet.
+var errNoChainKey = errors.New("the audit chain has no key yet")
+
+// sealedChain is the sealed key of the audit chain. It is read once in the life of a
+// process, so nothing is prepared for the next time.
+func (s *Store) sealedChain(ctx context.Context) ([]byte, error) {
+	return One(ctx, s.pool, pgx.RowTo[[]byte], errNoChainKey, `SELECT sealed FROM sealed_secrets WHERE name = $1`, pgx.QueryExecModeExec, chainSecret)
 }

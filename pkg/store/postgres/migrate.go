@@ -13,6 +13,7 @@ import (
 	"github.com/golang-migrate/migrate/v4"
 	"github.com/golang-migrate/migrate/v4/source/iofs"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/keywarden/keywarden/migrations"
@@ -110,22 +111,39 @@ func ReadSchemaStatus(ctx context.Context, url seal.Secret) (SchemaStatus, error
 		return status, unavailable(err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	var exists bool
-	if err := conn.QueryRow(ctx, `SELECT to_regclass('schema_migrations') IS NOT NULL`).Scan(&exists); err != nil || !exists {
-		return status, unavailable(err)
+	return readStatus(ctx, conn, latest)
+}
+
+// SchemaStatus says where the database stands, as [ReadSchemaStatus] does, on a
+// connection that the next question can use.
+func (s *Store) SchemaStatus(ctx context.Context) (SchemaStatus, error) {
+	latest, err := latestMigration()
+	if err != nil {
+		return SchemaStatus{}, err
 	}
-	var comment string
-	if err := conn.QueryRow(ctx, floorQuery).Scan(&comment); err != nil {
-		return status, unavailable(err)
+	return readStatus(ctx, s.pool, latest)
+}
+
+// readStatus asks once: a start waits for it. A schema that is not there has no version.
+func readStatus(ctx context.Context, q Querier, latest uint) (SchemaStatus, error) {
+	status, err := One(ctx, q, func(row pgx.CollectableRow) (SchemaStatus, error) {
+		found := SchemaStatus{Latest: latest}
+		var version int64
+		var comment string
+		err := row.Scan(&version, &found.Dirty, &comment)
+		found.Version, found.Floor = uint(max(version, 0)), schema.FloorOf(comment)
+		return found, err
+	}, nil, `
+		SELECT coalesce(m.version, 0), coalesce(m.dirty, false), coalesce(obj_description('schema_migrations'::regclass, 'pg_class'), '')
+		FROM (VALUES (1)) one LEFT JOIN (SELECT version, dirty FROM schema_migrations LIMIT 1) m ON true`, pgx.QueryExecModeExec)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == undefinedTable {
+		return SchemaStatus{Latest: latest}, nil
 	}
-	status.Floor = schema.FloorOf(comment)
-	var version int64
-	err = conn.QueryRow(ctx, `SELECT version, dirty FROM schema_migrations LIMIT 1`).Scan(&version, &status.Dirty)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return status, nil
+	if err != nil {
+		return SchemaStatus{Latest: latest}, err
 	}
-	status.Version = uint(max(version, 0))
-	return status, unavailable(err)
+	return status, nil
 }
 
 const floorQuery = `SELECT coalesce(obj_description(to_regclass('schema_migrations'), 'pg_class'), '')`

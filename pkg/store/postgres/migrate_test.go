@@ -199,3 +199,30 @@ func TestSchemaStatusChangesNothing(t *testing.T) {
 		t.Errorf("asking has made %v", left)
 	}
 }
+
+func TestSchemaStatusOfEverySchema(t *testing.T) {
+	none, made := pgtest.Empty(t), pgtest.New(t)
+	latest, err := latestMigration()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what, url, sql string
+		want           SchemaStatus
+	}{
+		{"none", none, ``, SchemaStatus{Latest: latest}},
+		{"current", made, ``, SchemaStatus{Version: latest, Latest: latest}},
+		{"dirty", made, `UPDATE schema_migrations SET dirty = true`, SchemaStatus{Version: latest, Latest: latest, Dirty: true}},
+		{"with a floor", made, `COMMENT ON TABLE schema_migrations IS 'floor 7'`, SchemaStatus{Version: latest, Latest: latest, Dirty: true, Floor: 7}},
+		{"without a version", made, `DELETE FROM schema_migrations`, SchemaStatus{Latest: latest, Floor: 7}},
+	} {
+		if c.sql != "" {
+			execAt(t, c.url, c.sql)
+		}
+		first, err1 := ReadSchemaStatus(t.Context(), seal.NewSecret(c.url))
+		second, err2 := openStore(t, c.url).SchemaStatus(t.Context())
+		if err1 != nil || err2 != nil || first != c.want || second != c.want {
+			t.Errorf("%s: %+v, %v and %+v, %v, want %+v", c.what, first, err1, second, err2, c.want)
+		}
+	}
+}

@@ -71,6 +71,7 @@ var reads = map[string]func(s *scene) error{
 	"ListAudit":        func(s *scene) error { _, err := s.ListAudit(s.ctx, audit.Filter{Limit: 1}); return err },
 	"ScanAudit":        func(s *scene) error { return s.ScanAudit(s.ctx, 1, func(audit.Record) error { return nil }) },
 	"AuditHead":        func(s *scene) error { _, _, err := s.AuditHead(s.ctx); return err },
+	"SchemaStatus":     func(s *scene) error { _, err := s.SchemaStatus(s.ctx); return err },
 	"LoadChain":        func(s *scene) error { _, err := s.LoadChain(s.ctx, s.ring); return err },
 	"ChangesSince":     func(s *scene) error { _, _, err := s.ChangesSince(s.ctx, 1, 1); return err },
 	"ChangeHead":       func(s *scene) error { _, err := s.ChangeHead(s.ctx); return err },

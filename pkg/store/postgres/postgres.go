@@ -111,6 +111,7 @@ const (
 	uniqueViolation      = "23505"
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
+	undefinedTable       = "42P01"
 )
 
 // outages are the beginnings of SQLSTATE codes that mean that the database
