@@ -65,11 +65,31 @@ func Run(ctx context.Context, o Options) (err error) {
 	})
 
 	a := &application{Options: o, began: time.Now()}
+	a.tuneHeap(ctx, &closing)
 	if err := a.open(ctx, &closing); err != nil {
 		return err
 	}
 	abandon()
 	return a.serve(ctx)
+}
+
+// tuneHeap gives the heap its headroom until the end, unless the environment says how
+// much it may have. It comes first: what the start leaves behind needs no collection.
+func (a *application) tuneHeap(ctx context.Context, closing *cleanups) {
+	if set, _ := a.Env.Lookup("GOGC"); set != "" {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		heap.Tune(ctx)
+	}()
+	closing.add("heap", func(context.Context) error {
+		cancel()
+		<-ended
+		return nil
+	})
 }
 
 // cleanups is what to close, last opened first.
@@ -129,12 +149,15 @@ type application struct {
 	paths     []string // first segments of the platform's own paths; set before anything is served
 	tasks     []func(context.Context) error
 	followers []func(context.Context) error // tasks that need a connected platform
+	ahead     <-chan schemaAnswer           // of lookAhead; nil when it was taken
 	optional  bool                          // the database: there is something to serve without
 	connected bool                          // the platform, when the start ended; nobody asks later
 	draining  atomic.Bool
 }
 
-// open builds the object graph; nothing is served yet.
+// open builds the object graph, then looks for the database, then listens; nothing is
+// served yet. What is wrong with the configuration is known before the database is
+// changed.
 func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	if err := a.openTelemetry(ctx, closing); err != nil {
 		return err
@@ -161,6 +184,7 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	}
 	closing.add("platform", func(context.Context) error { a.platform.Close(); return nil })
 	closing.add("counters", func(context.Context) error { return a.counters.Close() })
+	a.lookAhead(ctx, closing)
 	if err := a.openShared(closing); err != nil {
 		return err
 	}
@@ -170,16 +194,19 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	if err := a.openAlerting(closing); err != nil {
 		return err
 	}
+	if err := a.observe(); err != nil {
+		return err
+	}
+	if err := a.openServers(closing); err != nil {
+		return err
+	}
 	if err := a.findDatabase(ctx); err != nil {
 		return err
 	}
 	if err := a.loadRevision(ctx); err != nil {
 		return err
 	}
-	if err := a.observe(); err != nil {
-		return err
-	}
-	return a.openServers(closing)
+	return a.listen()
 }
 
 func (a *application) openTelemetry(ctx context.Context, closing *cleanups) (err error) {
@@ -222,15 +249,10 @@ func (a *application) serve(ctx context.Context) error {
 	for _, task := range append(a.tasks, a.Tasks...) {
 		group.Go(func() error { return task(failed) })
 	}
-	for _, server := range []*httpserver.Server{a.server, a.metrics} {
-		if server != nil {
-			group.Go(func() error { return serveUntilShutdown(server) })
-		}
+	for _, server := range a.servers() {
+		group.Go(func() error { return serveUntilShutdown(server) })
 	}
 	group.Go(func() error { return a.watchDatabase(failed) })
-	if set, _ := a.Env.Lookup("GOGC"); set == "" {
-		group.Go(func() error { heap.Tune(failed); return nil })
-	}
 	group.Go(func() error { return a.reloads(failed) })
 	err := a.announce(ctx)
 	if err == nil {
@@ -276,10 +298,7 @@ func (a *application) drain(ctx context.Context) {
 	a.draining.Store(true)
 	s := a.Config.Server
 	a.Logger.InfoContext(ctx, "stopping", "shutdown_delay", s.ShutdownDelay.String(), "drain_timeout", s.DrainTimeout.String())
-	for _, server := range []*httpserver.Server{a.server, a.metrics} {
-		if server == nil {
-			continue
-		}
+	for _, server := range a.servers() {
 		ctx, cancel := context.WithTimeout(ctx, s.ShutdownDelay+s.DrainTimeout)
 		if err := server.Shutdown(ctx); err != nil {
 			a.Logger.WarnContext(ctx, "not everything in flight ended in time", "error", err)
@@ -314,6 +333,7 @@ func (a *application) reloads(ctx context.Context) error {
 	}
 }
 
+// openServers makes the servers; nobody can connect to them before they listen.
 func (a *application) openServers(closing *cleanups) (err error) {
 	handler, err := a.handler()
 	if err != nil {
@@ -343,6 +363,24 @@ func (a *application) openServers(closing *cleanups) (err error) {
 	return err
 }
 
+// listen opens the listeners; requests wait until they are served.
+func (a *application) listen() error {
+	for _, server := range a.servers() {
+		if err := server.Listen(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// servers are those that there are, the main one first.
+func (a *application) servers() []*httpserver.Server {
+	if a.metrics == nil {
+		return []*httpserver.Server{a.server}
+	}
+	return []*httpserver.Server{a.server, a.metrics}
+}
+
 // drainGrace lets clients with HTTP/2 connections find another one: a request that
 // meets GOAWAY on its way has to be sent again somewhere.
 const drainGrace = time.Second
@@ -358,14 +396,14 @@ func (a *application) listenerOptions(name, addr string, handler http.Handler) h
 	}
 }
 
-// openServer opens a listener; requests wait until it serves.
+// openServer makes a server that closing ends.
 func openServer(o httpserver.Options, closing *cleanups) (*httpserver.Server, error) {
 	server, err := httpserver.New(o)
 	if err != nil {
 		return nil, err
 	}
 	closing.add(o.Name+" listener", server.Shutdown)
-	return server, server.Listen()
+	return server, nil
 }
 
 func (a *application) authenticator() *access.Authenticator {

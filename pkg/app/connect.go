@@ -66,18 +66,40 @@ func (a *application) hasDocument() bool {
 	return a.Config.Gateway.File != "" || a.cluster != nil || a.revisions != nil && a.revisions.Kept() == nil
 }
 
+// lookAhead asks for the schema while the rest is being made, none of which needs the
+// database: to open a connection takes about as long. The first attempt to connect takes
+// the answer. Nothing is changed before everything else is known to be well.
+func (a *application) lookAhead(ctx context.Context, closing *cleanups) {
+	ctx, cancel := context.WithCancel(ctx)
+	answer := make(chan schemaAnswer, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		status, err := a.askSchema(ctx)
+		answer <- schemaAnswer{status, err}
+	}()
+	a.ahead = answer
+	closing.add("first look at the database", func(context.Context) error {
+		cancel()
+		<-ended
+		return nil
+	})
+}
+
+// schemaAnswer is where the schema stands, or why nobody knows.
+type schemaAnswer struct {
+	status postgres.SchemaStatus
+	err    error
+}
+
 // connect makes one attempt: the schema is brought up to date or checked, and the
 // platform reads what it needs.
 func (a *application) connect(ctx context.Context) error {
-	if err := a.ping(ctx); err != nil {
+	status, err := a.schemaStatus(ctx)
+	if err != nil {
 		return err
 	}
-	schema := checkSchema
-	if a.Config.Database.MigrateOnStart {
-		schema = migrate
-	}
-	err := schema(ctx, a.database.URL, a.Logger)
-	if err == nil {
+	if err = a.useSchema(ctx, status); err == nil {
 		err = a.platform.Connect(ctx)
 	}
 	if err == nil || errors.Is(err, postgres.ErrUnavailable) || ctx.Err() != nil {
@@ -88,6 +110,38 @@ func (a *application) connect(ctx context.Context) error {
 		return gone
 	}
 	return err
+}
+
+// useSchema brings the schema up to date or checks it. One that is current needs
+// neither the lock of those that migrate nor a connection for it: nobody takes back what
+// the version says.
+func (a *application) useSchema(ctx context.Context, status postgres.SchemaStatus) error {
+	switch {
+	case status.Current():
+		a.Logger.InfoContext(ctx, "the schema is current", "version", status.Version)
+		return nil
+	case a.Config.Database.MigrateOnStart:
+		return migrate(ctx, a.database.URL, a.Logger)
+	}
+	return checkSchema(ctx, status, a.Logger)
+}
+
+// schemaStatus is where the schema stands.
+func (a *application) schemaStatus(ctx context.Context) (postgres.SchemaStatus, error) {
+	if a.ahead == nil {
+		return a.askSchema(ctx)
+	}
+	answer := <-a.ahead // comes in the time that askSchema takes at most
+	a.ahead = nil
+	return answer.status, answer.err
+}
+
+// askSchema asks where the schema stands, for as long as a connection may take to
+// open.
+func (a *application) askSchema(ctx context.Context) (postgres.SchemaStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.Config.Database.ConnectTimeout)
+	defer cancel()
+	return a.platform.Store.SchemaStatus(ctx)
 }
 
 // ping asks whether the database answers, for as long as a connection may take to
@@ -119,11 +173,36 @@ func (a *application) runPlatform(ctx context.Context) error {
 			return err
 		}
 	}
+	return runTasks(ctx, append(a.platform.Tasks(a.Logger), a.followers...), taskPause)
+}
+
+// taskPause is between two tasks that begin, the first of which follows changes. All at
+// once, they would each open a connection to the database, ahead of the requests that
+// have waited for the start.
+const taskPause = 50 * time.Millisecond
+
+// runTasks runs tasks until one fails or ctx ends, each of which begins a pause after
+// the one before. One that has not begun when ctx ends does so then: some write down what
+// is left.
+func runTasks(ctx context.Context, tasks []func(context.Context) error, pause time.Duration) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, task := range append(a.platform.Tasks(a.Logger), a.followers...) {
-		group.Go(func() error { return task(ctx) })
+	for i, task := range tasks {
+		group.Go(func() error {
+			wait(ctx, time.Duration(i)*pause)
+			return task(ctx)
+		})
 	}
 	return group.Wait()
+}
+
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // reconnect tries until the platform is connected and follows changes, or ctx

@@ -179,11 +179,8 @@ func makeMasterKey(dir, path string) (seal.Secret, error) {
 // checkSchema refuses a schema that is not the one this binary was made for,
 // where migrating at the start is switched off. A newer one is accepted as long as it has
 // only added to what this binary needs.
-func checkSchema(ctx context.Context, url seal.Secret, logger *slog.Logger) error {
-	status, err := postgres.ReadSchemaStatus(ctx, url)
+func checkSchema(ctx context.Context, status postgres.SchemaStatus, logger *slog.Logger) error {
 	switch {
-	case err != nil:
-		return err
 	case status.Dirty:
 		return postgres.ErrDirtySchema
 	case status.Version < status.Latest:
