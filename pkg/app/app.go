@@ -18,6 +18,7 @@ import (
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/app/alerting"
+	"github.com/keywarden/keywarden/pkg/app/lifecycle"
 	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/canonical"
@@ -55,9 +56,9 @@ type Options struct {
 // closes everything in the opposite order. What was opened is closed on every
 // way out.
 func Run(ctx context.Context, o Options) (err error) {
-	var closing cleanups
-	defer func() { err = errors.Join(err, closing.run(context.WithoutCancel(ctx))) }()
-	abandon := closing.add("tasks", func(context.Context) error {
+	var closing lifecycle.Cleanups
+	defer func() { err = errors.Join(err, closing.Run(context.WithoutCancel(ctx))) }()
+	abandon := closing.Add("tasks", func(context.Context) error {
 		if o.Abandon != nil {
 			o.Abandon()
 		}
@@ -75,53 +76,10 @@ func Run(ctx context.Context, o Options) (err error) {
 
 // tuneHeap gives the heap its headroom until the end, unless the environment says how
 // much it may have. It comes first: what the start leaves behind needs no collection.
-func (a *application) tuneHeap(ctx context.Context, closing *cleanups) {
-	if set, _ := a.Env.Lookup("GOGC"); set != "" {
-		return
+func (a *application) tuneHeap(ctx context.Context, closing *lifecycle.Cleanups) {
+	if set, _ := a.Env.Lookup("GOGC"); set == "" {
+		closing.Go(context.WithoutCancel(ctx), "heap", heap.Tune)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		heap.Tune(ctx)
-	}()
-	closing.add("heap", func(context.Context) error {
-		cancel()
-		<-ended
-		return nil
-	})
-}
-
-// cleanups is what to close, last opened first.
-type cleanups struct{ list []cleanup }
-
-type cleanup struct {
-	name string
-	run  func(context.Context) error
-}
-
-const cleanupTimeout = 20 * time.Second
-
-// add registers a cleanup; cancel makes it do nothing.
-func (c *cleanups) add(name string, run func(context.Context) error) (cancel func()) {
-	i := len(c.list)
-	c.list = append(c.list, cleanup{name, run})
-	return func() { c.list[i].run = nil }
-}
-
-func (c *cleanups) run(ctx context.Context) error {
-	var all []error
-	for i := len(c.list) - 1; i >= 0; i-- {
-		if c.list[i].run == nil {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
-		if err := c.list[i].run(ctx); err != nil {
-			all = append(all, fmt.Errorf("close %s: %w", c.list[i].name, err))
-		}
-		cancel()
-	}
-	return errors.Join(all...)
 }
 
 // application is everything that runs.
@@ -158,14 +116,14 @@ type application struct {
 // open builds the object graph, then looks for the database, then listens; nothing is
 // served yet. What is wrong with the configuration is known before the database is
 // changed.
-func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
+func (a *application) open(ctx context.Context, closing *lifecycle.Cleanups) (err error) {
 	if err := a.openTelemetry(ctx, closing); err != nil {
 		return err
 	}
 	if a.database, err = OpenDatabase(ctx, a.Config, a.Env, a.Logger); err != nil {
 		return err
 	}
-	closing.add("database", a.database.Close)
+	closing.Add("database", a.database.Close)
 	if a.Prepare != nil {
 		if err := a.Prepare(); err != nil {
 			return err
@@ -182,8 +140,8 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	if err != nil {
 		return errors.Join(err, a.counters.Close())
 	}
-	closing.add("platform", func(context.Context) error { a.platform.Close(); return nil })
-	closing.add("counters", func(context.Context) error { return a.counters.Close() })
+	closing.Add("platform", func(context.Context) error { a.platform.Close(); return nil })
+	closing.Add("counters", func(context.Context) error { return a.counters.Close() })
 	a.lookAhead(ctx, closing)
 	if err := a.openShared(closing); err != nil {
 		return err
@@ -209,7 +167,7 @@ func (a *application) open(ctx context.Context, closing *cleanups) (err error) {
 	return a.listen()
 }
 
-func (a *application) openTelemetry(ctx context.Context, closing *cleanups) (err error) {
+func (a *application) openTelemetry(ctx context.Context, closing *lifecycle.Cleanups) (err error) {
 	t := a.Config.Telemetry
 	a.telemetry, err = telemetry.Setup(ctx, telemetry.Options{
 		ServiceName: t.ServiceName, Version: Version().Version, SampleRatio: t.TraceSampleRatio,
@@ -219,7 +177,7 @@ func (a *application) openTelemetry(ctx context.Context, closing *cleanups) (err
 	if err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
-	closing.add("telemetry", func(ctx context.Context) error {
+	closing.Add("telemetry", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 		defer cancel()
 		if err := a.telemetry.Shutdown(ctx); err != nil {
@@ -334,7 +292,7 @@ func (a *application) reloads(ctx context.Context) error {
 }
 
 // openServers makes the servers; nobody can connect to them before they listen.
-func (a *application) openServers(closing *cleanups) (err error) {
+func (a *application) openServers(closing *lifecycle.Cleanups) (err error) {
 	handler, err := a.handler()
 	if err != nil {
 		return err
@@ -397,12 +355,12 @@ func (a *application) listenerOptions(name, addr string, handler http.Handler) h
 }
 
 // openServer makes a server that closing ends.
-func openServer(o httpserver.Options, closing *cleanups) (*httpserver.Server, error) {
+func openServer(o httpserver.Options, closing *lifecycle.Cleanups) (*httpserver.Server, error) {
 	server, err := httpserver.New(o)
 	if err != nil {
 		return nil, err
 	}
-	closing.add(o.Name+" listener", server.Shutdown)
+	closing.Add(o.Name+" listener", server.Shutdown)
 	return server, nil
 }
 

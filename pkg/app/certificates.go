@@ -12,12 +12,13 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/keywarden/keywarden/pkg/acme"
+	"github.com/keywarden/keywarden/pkg/app/lifecycle"
 	"github.com/keywarden/keywarden/pkg/certstore"
 	"github.com/keywarden/keywarden/pkg/config"
 )
 
 // openCertificates reads the certificates of the main listener; nil without any.
-func (a *application) openCertificates(closing *cleanups) (*tls.Config, error) {
+func (a *application) openCertificates(closing *lifecycle.Cleanups) (*tls.Config, error) {
 	t := a.Config.Server.TLS
 	if t.CertFile == "" && t.Dir == "" && len(t.ACME.Domains) == 0 {
 		return nil, nil
@@ -53,7 +54,7 @@ const orderGrace = 5 * time.Second
 
 // openACME prepares to get certificates; neither the authority nor the database is
 // asked before a client asks for one.
-func (a *application) openACME(c config.ACME, closing *cleanups) (*acme.Issuer, error) {
+func (a *application) openACME(c config.ACME, closing *lifecycle.Cleanups) (*acme.Issuer, error) {
 	var roots *x509.CertPool
 	if c.CAFile != "" {
 		text, err := os.ReadFile(c.CAFile)
@@ -72,7 +73,7 @@ func (a *application) openACME(c config.ACME, closing *cleanups) (*acme.Issuer, 
 	if err != nil {
 		return nil, err
 	}
-	closing.add("ACME", func(ctx context.Context) error {
+	closing.Add("ACME", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, orderGrace)
 		defer cancel()
 		if err := issuer.Close(ctx); err != nil {

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/keywarden/keywarden/pkg/app/lifecycle"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
 )
 
@@ -69,20 +68,12 @@ func (a *application) hasDocument() bool {
 // lookAhead asks for the schema while the rest is being made, none of which needs the
 // database: to open a connection takes about as long. The first attempt to connect takes
 // the answer. Nothing is changed before everything else is known to be well.
-func (a *application) lookAhead(ctx context.Context, closing *cleanups) {
-	ctx, cancel := context.WithCancel(ctx)
+func (a *application) lookAhead(ctx context.Context, closing *lifecycle.Cleanups) {
 	answer := make(chan schemaAnswer, 1)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
+	a.ahead = answer
+	closing.Go(ctx, "first look at the database", func(ctx context.Context) {
 		status, err := a.askSchema(ctx)
 		answer <- schemaAnswer{status, err}
-	}()
-	a.ahead = answer
-	closing.add("first look at the database", func(context.Context) error {
-		cancel()
-		<-ended
-		return nil
 	})
 }
 
@@ -173,37 +164,13 @@ func (a *application) runPlatform(ctx context.Context) error {
 			return err
 		}
 	}
-	return runTasks(ctx, append(a.platform.Tasks(a.Logger), a.followers...), taskPause)
+	return lifecycle.RunInTurn(ctx, append(a.platform.Tasks(a.Logger), a.followers...), taskPause)
 }
 
 // taskPause is between two tasks that begin, the first of which follows changes. All at
 // once, they would each open a connection to the database, ahead of the requests that
 // have waited for the start.
 const taskPause = 50 * time.Millisecond
-
-// runTasks runs tasks until one fails or ctx ends, each of which begins a pause after
-// the one before. One that has not begun when ctx ends does so then: some write down what
-// is left.
-func runTasks(ctx context.Context, tasks []func(context.Context) error, pause time.Duration) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for i, task := range tasks {
-		group.Go(func() error {
-			wait(ctx, time.Duration(i)*pause)
-			return task(ctx)
-		})
-	}
-	return group.Wait()
-}
-
-// wait returns after d, or when ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}
 
 // reconnect tries until the platform is connected and follows changes, or ctx
 // ends. What the start would have refused, such as another master key or a schema

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"runtime"
 
+	"github.com/keywarden/keywarden/pkg/app/masterkey"
 	"github.com/keywarden/keywarden/pkg/config"
 	"github.com/keywarden/keywarden/pkg/pglocal"
 	"github.com/keywarden/keywarden/pkg/seal"
@@ -117,8 +115,11 @@ func Keyring(cfg *config.Config, env Env, keyInDataDir bool) (*seal.Keyring, err
 		if !keyInDataDir {
 			return nil, errors.New("no master key: set KEYWARDEN_MASTER_KEY to the output of: keywarden keygen")
 		}
-		var err error
-		if key, err = masterKeyOf(cfg, env); err != nil {
+		path, err := MasterKeyPath(cfg, env)
+		if err != nil {
+			return nil, err
+		}
+		if key, err = masterkey.ReadOrMake(path); err != nil {
 			return nil, err
 		}
 	}
@@ -129,51 +130,6 @@ func Keyring(cfg *config.Config, env Env, keyInDataDir bool) (*seal.Keyring, err
 func MasterKeyPath(cfg *config.Config, env Env) (string, error) {
 	dir, err := env.DataDir(cfg)
 	return filepath.Join(dir, masterKeyFile), err
-}
-
-func masterKeyOf(cfg *config.Config, env Env) (seal.Secret, error) {
-	path, err := MasterKeyPath(cfg, env)
-	if err != nil {
-		return seal.Secret{}, err
-	}
-	dir := filepath.Dir(path)
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return makeMasterKey(dir, path)
-	}
-	if err != nil {
-		return seal.Secret{}, err
-	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return seal.Secret{}, fmt.Errorf("%s can be read by others; make it private with: chmod 600 %s", path, path)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return seal.Secret{}, err
-	}
-	return seal.NewSecret(string(text)), nil
-}
-
-// makeMasterKey writes a new key so that it is there wholly or not at all, and
-// that of two processes one makes it.
-func makeMasterKey(dir, path string) (seal.Secret, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must pass; the files in it are private
-		return seal.Secret{}, err
-	}
-	key := seal.NewMasterKey()
-	tmp, err := os.CreateTemp(dir, masterKeyFile+".*") // mode 0600
-	if err != nil {
-		return seal.Secret{}, err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.WriteString(key.Reveal() + "\n")
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return seal.Secret{}, err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil {
-		return seal.Secret{}, fmt.Errorf("store the new master key: %w", err)
-	}
-	return key, nil
 }
 
 // checkSchema refuses a schema that is not the one this binary was made for,

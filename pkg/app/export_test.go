@@ -7,14 +7,15 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/keywarden/keywarden/pkg/app/lifecycle"
 	"github.com/keywarden/keywarden/pkg/config"
 )
 
 // Routes lists what the engine of a program with this configuration serves. It
 // opens everything that the program would, and closes it again.
 func Routes(ctx context.Context, cfg *config.Config) (routes gin.RoutesInfo, err error) {
-	var closing cleanups
-	defer func() { err = errors.Join(err, closing.run(ctx)) }()
+	var closing lifecycle.Cleanups
+	defer func() { err = errors.Join(err, closing.Run(ctx)) }()
 	a := &application{Options: Options{
 		Config: cfg, Logger: slog.New(slog.DiscardHandler),
 		Env: Env{Lookup: func(string) (string, bool) { return "", false }},

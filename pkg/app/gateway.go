@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keywarden/keywarden/pkg/app/alerting"
+	"github.com/keywarden/keywarden/pkg/app/lifecycle"
 	"github.com/keywarden/keywarden/pkg/app/platform"
 	"github.com/keywarden/keywarden/pkg/app/shared"
 	"github.com/keywarden/keywarden/pkg/changes"
@@ -35,7 +36,7 @@ func (a *application) openCounters(p *platform.Platform) (_ platform.Limiters, e
 const sharedScope = "github.com/keywarden/keywarden/pkg/app/shared"
 
 // openShared makes what the requests of all replicas use up and leave behind.
-func (a *application) openShared(closing *cleanups) (err error) {
+func (a *application) openShared(closing *lifecycle.Cleanups) (err error) {
 	a.shared, err = shared.New(shared.Options{
 		Config: a.Config, Counters: a.counters, Store: a.platform.Store, ReplicaID: a.platform.ReplicaID,
 		Replicas: a.platform.Follower.Live, Notify: a.platform.Follower.Apply,
@@ -44,7 +45,7 @@ func (a *application) openShared(closing *cleanups) (err error) {
 	if err != nil {
 		return err
 	}
-	closing.add("shared state", a.shared.Close)
+	closing.Add("shared state", a.shared.Close)
 	a.platform.Follower.Subscribe(a.shared.Apply, a.shared.Reset)
 	a.followers = append(a.followers, a.shared.Tasks()...)
 	return nil
@@ -72,7 +73,7 @@ func (a *application) openSecrets() (*kvm.Reader, error) {
 // openGateway makes the data plane and gives it its document. A document that is
 // not valid at the start is an error; later ones are refused and the last good
 // one goes on.
-func (a *application) openGateway(closing *cleanups) (err error) {
+func (a *application) openGateway(closing *lifecycle.Cleanups) (err error) {
 	g := a.Config.Gateway
 	if a.decisions, err = decision.NewSealer(a.platform.Ring, time.Now); err != nil {
 		return err
@@ -103,7 +104,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 		return err
 	}
 	a.data = gate.Middleware(a.gateway)
-	closing.add("gateway", func(context.Context) error { a.gateway.Close(); return nil })
+	closing.Add("gateway", func(context.Context) error { a.gateway.Close(); return nil })
 	a.document = &keeper{Target: a.gateway}
 	a.reporter = feed.NewReporter(a.document, a.platform.Revisions, a.platform.ReplicaID, Version().Version, a.Logger)
 	a.followers = append(a.followers, func(ctx context.Context) error { a.reporter.Run(ctx); return nil })
@@ -127,7 +128,7 @@ func (a *application) openGateway(closing *cleanups) (err error) {
 const alertingScope = "github.com/keywarden/keywarden/pkg/app/alerting"
 
 // openAlerting makes what watches over the installation.
-func (a *application) openAlerting(closing *cleanups) (err error) {
+func (a *application) openAlerting(closing *lifecycle.Cleanups) (err error) {
 	a.alerting, err = alerting.New(alerting.Options{
 		Config: a.Config.Alerts, Store: a.platform.Store, Ring: a.platform.Ring, ReplicaID: a.platform.ReplicaID,
 		Backends:     func() []gateway.BackendState { return a.gateway.State().Backends },
@@ -137,7 +138,7 @@ func (a *application) openAlerting(closing *cleanups) (err error) {
 		return err
 	}
 	a.followers = append(a.followers, a.alerting.Tasks()...)
-	closing.add("alerting", func(context.Context) error { a.alerting.Close(); return nil })
+	closing.Add("alerting", func(context.Context) error { a.alerting.Close(); return nil })
 	return nil
 }
 
