@@ -13,9 +13,15 @@ import (
 const (
 	// headroom is how much may be allocated between two collections of garbage, in
 	// bytes, as long as less than that is in use. What is in use of a gateway is little,
-	// and Go's own measure, which is as much again, would have it collect some thirty
-	// times in a second.
-	headroom = 32 << 20
+	// some 7 MB with 64 connections, and Go's own measure, which is as much again, would
+	// have it collect dozens of times in a second.
+	//
+	// All of it is resident sooner or later, and a collection costs about the same
+	// whatever there is to collect. Of the processor's time under load, with 6.6 KB of
+	// garbage for each request, collections took 3 percent with 32 MiB, 5 with 12 and 8
+	// with 8, and the process's own memory was 44, 26 and 21 MB; with half the garbage
+	// they take half. More than 12 MiB buys little of the one for much of the other.
+	headroom = 12 << 20
 
 	usualPercent = 100 // Go's
 	mostPercent  = 400

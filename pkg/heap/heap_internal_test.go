@@ -11,7 +11,7 @@ import (
 
 func TestHeapHasItsHeadroomAndNoMore(t *testing.T) {
 	for live, want := range map[uint64]int{
-		0: mostPercent, 1 << 20: mostPercent, 8 << 20: mostPercent, 16 << 20: 200, 32 << 20: usualPercent, 1 << 40: usualPercent,
+		0: mostPercent, 1 << 20: mostPercent, headroom / 4: mostPercent, headroom / 2: 200, headroom: usualPercent, 1 << 40: usualPercent,
 	} {
 		if got := percentFor(live); got != want {
 			t.Errorf("%d bytes in use: %d percent, want %d", live, got, want)
