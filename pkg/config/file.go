@@ -117,7 +117,10 @@ func (f *fileReader) syntax(err error) {
 
 // namePattern is what a person may have meant as a name. Any other key is not
 // repeated in a message: it can be a secret with its own name forgotten.
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,40}$`)
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// maxName bounds such a name, in bytes.
+const maxName = 40
 
 // section reads a mapping whose keys are the members of sec.
 func (f *fileReader) section(sec *option, n *yaml.Node) {
@@ -135,7 +138,7 @@ func (f *fileReader) section(sec *option, n *yaml.Node) {
 			f.fail(f.at(key), sec.path, "must have names of options as its keys", nil)
 			continue
 		}
-		if !namePattern.MatchString(key.Value) {
+		if len(key.Value) > maxName || !namePattern.MatchString(key.Value) {
 			f.fail(f.at(key), sec.path, "has a key here that cannot be the name of an option", nil)
 			continue
 		}

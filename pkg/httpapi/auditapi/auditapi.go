@@ -51,8 +51,12 @@ func show(r audit.Record) Record {
 	}
 }
 
+// maxFilter bounds a filter, in bytes. As part of the expression it would take longer to
+// compile than all other expressions of the start.
+const maxFilter = 64
+
 // filterPattern is what actions and identifiers look like.
-var filterPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+var filterPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
 
 // list shows the audit trail, newest first.
 //
@@ -80,7 +84,7 @@ func (h *Handler) list(c *gin.Context) error {
 		return err
 	}
 	for _, name := range filters {
-		if v := q.Get(name); v != "" && !filterPattern.MatchString(v) {
+		if v := q.Get(name); v != "" && (len(v) > maxFilter || !filterPattern.MatchString(v)) {
 			return problem.ErrInvalid.WithField(name, "is not an action or identifier")
 		}
 	}
