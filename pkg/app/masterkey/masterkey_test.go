@@ -26,7 +26,7 @@ func TestKeyIsMadeOnceAndRead(t *testing.T) {
 
 func TestKeyThatOthersCanReadIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "master.key")
-	if err := os.WriteFile(path, []byte("key"), 0o644); err != nil { //nolint:gosec // that is what is tested
+	if err := os.WriteFile(path, []byte("key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ReadOrMake(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
