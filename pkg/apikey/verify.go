@@ -67,12 +67,14 @@ type VerifierOptions struct {
 	Canary func(ctx context.Context, keyID string, client netip.Addr)
 }
 
-// Verifier checks presented keys. A key whose record is cached costs a CRC, an
-// HMAC and a look-up, right or wrong; it touches no network and allocates
-// nothing. bcrypt runs only for a secret that has no verifier under a known
-// pepper, and never more than a few at a time. It is safe for concurrent use.
+// Verifier checks presented keys. A key whose record is cached costs a look-up and a
+// hash, right or wrong, and, the first time, a CRC and an HMAC; it touches no network and
+// allocates nothing but what it remembers then. bcrypt runs only for a secret that has no
+// verifier under a known pepper, and never more than a few at a time. It is safe for
+// concurrent use.
 type Verifier struct {
 	opts    VerifierOptions
+	prints  prints
 	records *verdict.Cache[*record]
 	missing *verdict.Cache[*record] // unknown ids, apart so that guesses cannot push real keys out
 	unknown *record                 // what missing holds
@@ -94,22 +96,25 @@ func NewVerifier(o VerifierOptions) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Verifier{opts: o, records: records, missing: missing, unknown: &record{dead: true}, used: newUsage()}, nil
+	return &Verifier{opts: o, prints: newPrints(), records: records, missing: missing, unknown: &record{dead: true}, used: newUsage()}, nil
 }
 
 var _ access.KeyVerifier = (*Verifier)(nil)
 
-// record is a cached key; all but used is immutable.
+// record is a cached key; all but known and used is immutable. What every request looks
+// at comes first, to be in one line of the processor's cache.
 type record struct {
-	id        string // UUID; empty for an unknown key
-	userID    string
+	known     [knownSecrets]atomic.Pointer[fingerprint] // of the secrets at the same index, once they were shown
+	used      atomic.Int64                              // minute of last use that was noted, since the epoch
+	expires   int64                                     // unix nanoseconds; 0 for never
 	principal *access.Principal
-	dead      bool  // revoked or in quarantine, or its owner is disabled
-	canary    bool  // it authenticates nobody
-	expires   int64 // unix nanoseconds; 0 for never
-	allowed   []netip.Prefix
-	secrets   []version
-	used      atomic.Int64 // minute of last use that was noted, since the epoch
+	dead      bool // revoked or in quarantine, or its owner is disabled
+	canary    bool // it authenticates nobody
+
+	allowed []netip.Prefix
+	secrets []version
+	id      string // UUID; empty for an unknown key
+	userID  string
 }
 
 // version is one secret of a cached key.
@@ -121,8 +126,19 @@ type version struct {
 	validUntil int64 // unix nanoseconds; 0 for no end
 }
 
-// VerifyKey implements access.KeyVerifier.
+// VerifyKey is VerifyKeyAt now.
 func (v *Verifier) VerifyKey(ctx context.Context, key string, client netip.Addr) (*access.Principal, error) {
+	return v.VerifyKeyAt(ctx, key, client, v.opts.Now())
+}
+
+// VerifyKeyAt implements access.KeyVerifier.
+func (v *Verifier) VerifyKeyAt(ctx context.Context, key string, client netip.Addr, now time.Time) (*access.Principal, error) {
+	if r, right := v.recognise(key, now); r != nil {
+		if !right {
+			return nil, access.ErrKey
+		}
+		return v.admit(ctx, r, client, now)
+	}
 	if len(key) > maxKeyBytes {
 		return nil, access.ErrKey
 	}
@@ -130,7 +146,6 @@ func (v *Verifier) VerifyKey(ctx context.Context, key string, client netip.Addr)
 	if !ok {
 		return nil, access.ErrKey
 	}
-	now := v.opts.Now()
 	r, err := v.record(ctx, publicID, client, now)
 	if err != nil {
 		return nil, err
@@ -243,6 +258,12 @@ func (v *Verifier) decide(ctx context.Context, r *record, publicID, key string, 
 	if found < 0 {
 		return nil, access.ErrKey
 	}
+	v.remember(r, found, key)
+	return v.admit(ctx, r, client, now)
+}
+
+// admit is what becomes of those who have shown the secret of a live key.
+func (v *Verifier) admit(ctx context.Context, r *record, client netip.Addr, now time.Time) (*access.Principal, error) {
 	if r.canary {
 		v.alarm(ctx, r, client)
 		return nil, access.ErrKey
@@ -250,7 +271,7 @@ func (v *Verifier) decide(ctx context.Context, r *record, publicID, key string, 
 	if len(r.allowed) > 0 && !contains(r.allowed, client) {
 		return nil, access.ErrAddress
 	}
-	if minute := nanos / int64(time.Minute); r.used.Load() < minute {
+	if minute := now.UnixNano() / int64(time.Minute); r.used.Load() < minute {
 		r.used.Store(minute)
 		v.used.note(r.id, time.Unix(0, minute*int64(time.Minute)).UTC())
 	}
