@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
@@ -101,7 +102,7 @@ func (a *Authenticator) Authenticate(r *http.Request, accept Methods) (*Principa
 	if method == MethodKey {
 		info := reqctx.From(r.Context())
 		info.Path = r.URL.Path
-		p, err = a.keys.VerifyKey(r.Context(), credential, info.Client)
+		p, err = a.keys.VerifyKeyAt(r.Context(), credential, info.Client, timeOf(info))
 	} else {
 		p, err = a.tokens.VerifyToken(r.Context(), credential)
 	}
@@ -112,6 +113,15 @@ func (a *Authenticator) Authenticate(r *http.Request, accept Methods) (*Principa
 		return nil, ErrAppKey
 	}
 	return p, nil
+}
+
+// timeOf is when the request was read. Keys are looked at before anything else that takes
+// time, so that it is also now, without another look at the clock.
+func timeOf(info *reqctx.Info) time.Time {
+	if info.Start.IsZero() { // outside a server
+		return time.Now()
+	}
+	return info.Start
 }
 
 // credential extracts the one credential of the request.

@@ -25,7 +25,7 @@ type verifier struct {
 	err    error
 }
 
-func (v *verifier) VerifyKey(_ context.Context, key string, client netip.Addr) (*access.Principal, error) {
+func (v *verifier) VerifyKeyAt(_ context.Context, key string, client netip.Addr, _ time.Time) (*access.Principal, error) {
 	v.asked, v.client = append(v.asked, "key "+key), client
 	return v.answer, v.err
 }

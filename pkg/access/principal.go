@@ -8,6 +8,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/reqctx"
 )
@@ -58,9 +59,9 @@ func holds(scopes []string, scope string) bool {
 }
 
 // KeyVerifier checks API keys. It returns an Unauthenticated problem for every
-// key that is not good, and an Unavailable one when that cannot be decided.
+// key that is not good at now, and an Unavailable one when that cannot be decided.
 type KeyVerifier interface {
-	VerifyKey(ctx context.Context, key string, client netip.Addr) (*Principal, error)
+	VerifyKeyAt(ctx context.Context, key string, client netip.Addr, now time.Time) (*Principal, error)
 }
 
 // TokenVerifier checks access tokens, with the same errors as KeyVerifier.

@@ -352,7 +352,7 @@ func Offline(doc spec.Document) (adminapi.Explainer, func(), error) {
 	}
 	g, err := gateway.New(gateway.Options{
 		Authenticator: nobody{}, Logger: slog.New(slog.DiscardHandler), Files: files.Allowed{Anywhere: true},
-		Plans: plan.New(plan.Options{Products: noProducts{}, Counters: chain.InMemory{Subjects: 1, Now: time.Now}, Now: time.Now}),
+		Plans: plan.New(plan.Options{Products: noProducts{}, Counters: chain.InMemory{Subjects: 1}, Now: time.Now}),
 	})
 	if err != nil {
 		return nil, nil, err

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/canonical"
@@ -36,7 +37,7 @@ func guideDescription(t *testing.T) string {
 // scopedKeys knows keys by the scopes in their names.
 type scopedKeys struct{}
 
-func (scopedKeys) VerifyKey(_ context.Context, key string, _ netip.Addr) (*access.Principal, error) {
+func (scopedKeys) VerifyKeyAt(_ context.Context, key string, _ netip.Addr, _ time.Time) (*access.Principal, error) {
 	scope, ok := strings.CutPrefix(key, "kw_")
 	if !ok {
 		return nil, access.ErrKey

@@ -58,8 +58,6 @@ type Meters struct {
 	passed  atomic.Int64
 	told    atomic.Int64
 	failed  atomic.Int64
-
-	granted, refused, unknown atomic.Int64 // requests
 }
 
 // shards spread the subjects over locks.
@@ -67,8 +65,11 @@ const shards = 64
 
 type shard struct {
 	mu     sync.Mutex
-	leases map[leaseKey]*lease
-	_      [40]byte // its own cache line
+	leases map[uint64]*lease // by a hash of the key, or the next free number
+
+	granted, refused, unknown atomic.Int64 // requests
+
+	_ [24]byte // its own cache line
 }
 
 // series is what the accounts of a meter have in common.
@@ -117,7 +118,7 @@ func NewMeters(o Options) (*Meters, error) {
 		Options: o, most: (o.Subjects + shards - 1) / shards, seed: maphash.MakeSeed(), unused: make(chan Unused, waiting), started: o.Now(),
 	}
 	for i := range ms.shards {
-		ms.shards[i].leases = map[leaseKey]*lease{}
+		ms.shards[i].leases = map[uint64]*lease{}
 	}
 	return ms, nil
 }
@@ -129,6 +130,7 @@ type Meter struct {
 	*Meters
 	quota  Quota
 	series unique.Handle[series]
+	hash   uint64 // of the series
 }
 
 // Meter makes the meter of a quota. scope is the name of the route, empty for
@@ -140,7 +142,8 @@ func (ms *Meters) Meter(q Quota, scope, kind string) (*Meter, error) {
 	if len(scope) > maxText || len(kind) > maxText {
 		return nil, fmt.Errorf("quota %q: the names of the route and of the kind of subject must have at most %d bytes", q.Name, maxText)
 	}
-	return &Meter{Meters: ms, quota: q, series: unique.Make(series{q.Name, scope, q.Period.String(), kind})}, nil
+	of := unique.Make(series{q.Name, scope, q.Period.String(), kind})
+	return &Meter{Meters: ms, quota: q, series: of, hash: maphash.Comparable(ms.seed, of)}, nil
 }
 
 // Quota is what the meter keeps.
@@ -158,8 +161,9 @@ type Decision struct {
 
 // lease is what a replica holds for a subject.
 type lease struct {
-	key leaseKey
-	id  string // of the account
+	key   leaseKey
+	index uint64 // in the map of its shard
+	id    string // of the account
 
 	// stale says that something was done to the account: the ledger is to be asked. It
 	// is set without the lock, for which one would have to wait while the ledger is asked.
@@ -182,25 +186,33 @@ type lease struct {
 	least          int64
 }
 
-// Reserve takes cost units of the subject, at least 1. The reservation of a request
-// that was allowed is to be settled or cancelled. The error is [ErrUnavailable].
+// Reserve is ReserveAt now.
 func (m *Meter) Reserve(ctx context.Context, subject string, cost int64) (Reservation, Decision, error) {
-	r, d, err := m.reserve(ctx, subject, cost)
+	return m.ReserveAt(ctx, subject, cost, m.Now())
+}
+
+// ReserveAt takes cost units of the subject, at least 1, at a time that was now a moment
+// ago. The reservation of a request that was allowed is to be settled or cancelled. The
+// error is [ErrUnavailable].
+func (m *Meter) ReserveAt(ctx context.Context, subject string, cost int64, now time.Time) (Reservation, Decision, error) {
+	subject = subjectOf(subject)
+	hash := maphash.String(m.seed, subject) ^ m.hash
+	s := &m.shards[hash%shards]
+	r, d, err := m.reserve(ctx, m.lease(s, hash, subject), cost, now)
 	switch {
 	case err != nil:
-		m.unknown.Add(1)
+		s.unknown.Add(1)
 	case d.Allowed:
-		m.granted.Add(1)
+		s.granted.Add(1)
 	default:
-		m.refused.Add(1)
+		s.refused.Add(1)
 	}
 	return r, d, err
 }
 
-func (m *Meter) reserve(ctx context.Context, subject string, cost int64) (Reservation, Decision, error) {
-	e := m.lease(subjectOf(subject))
+// reserve takes units of a lease, which is locked; it is not any more in the end.
+func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Time) (Reservation, Decision, error) {
 	defer e.mu.Unlock()
-	now := m.Now()
 	e.seen, e.meter = now, m
 	e.end(now)
 	if cost > 2*MaxLimit {
@@ -214,6 +226,7 @@ func (m *Meter) reserve(ctx context.Context, subject string, cost int64) (Reserv
 		case now.Before(e.refused) && cost-e.units >= e.least && !e.stale.Load():
 			return Reservation{}, e.refusal(now, cost), nil
 		}
+		now = m.Now() // the ledger is asked, and how long that takes is no moment
 		if err := m.pay(ctx, e, now); err != nil {
 			return m.without(e, now, cost)
 		}
@@ -375,20 +388,20 @@ func (e *lease) refusal(now time.Time, cost int64) Decision {
 	return d
 }
 
-// lease finds or makes that of a subject, locked.
-func (m *Meter) lease(subject string) *lease {
-	key := leaseKey{m.series, subject}
-	s := &m.shards[maphash.String(m.seed, subject)%shards]
+// lease finds or makes that of a subject, locked. hash is that of series and subject. Two
+// of one hash are kept under the next number; when the first one goes, the other is made
+// once more, and what it held comes back to the ledger when nobody has used it for a while.
+func (m *Meter) lease(s *shard, hash uint64, subject string) *lease {
 	for {
 		s.mu.Lock()
-		e := s.leases[key]
+		at := hash
+		e := s.leases[at]
+		for e != nil && (e.key.subject != subject || e.key.series != m.series) {
+			at++
+			e = s.leases[at]
+		}
 		if e == nil {
-			if len(s.leases) >= m.most {
-				m.forget(s)
-			}
-			key.subject = strings.Clone(key.subject) // it may be a part of a whole request
-			e = &lease{key: key, id: key.identity().ID()}
-			s.leases[key] = e
+			e = m.newLease(s, at, subject)
 		}
 		s.mu.Unlock()
 		e.mu.Lock()
@@ -398,4 +411,15 @@ func (m *Meter) lease(subject string) *lease {
 		e.mu.Unlock()
 		s.remove(e)
 	}
+}
+
+// newLease makes a lease in a shard, whose lock is held.
+func (m *Meter) newLease(s *shard, at uint64, subject string) *lease {
+	if len(s.leases) >= m.most {
+		m.forget(s)
+	}
+	key := leaseKey{m.series, strings.Clone(subject)} // it may be a part of a whole request
+	e := &lease{key: key, index: at, id: key.identity().ID()}
+	s.leases[at] = e
+	return e
 }

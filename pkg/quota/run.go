@@ -23,10 +23,11 @@ type Stats struct {
 func (ms *Meters) Stats() Stats {
 	s := Stats{
 		Lost: ms.lost.Load(), Unmetered: ms.passed.Load(), Events: ms.told.Load(),
-		Granted: ms.granted.Load(), Refused: ms.refused.Load(), Unknown: ms.unknown.Load(), Failed: ms.failed.Load(),
+		Failed: ms.failed.Load(),
 	}
 	for i := range ms.shards {
 		sh := &ms.shards[i]
+		s.Granted, s.Refused, s.Unknown = s.Granted+sh.granted.Load(), s.Refused+sh.refused.Load(), s.Unknown+sh.unknown.Load()
 		sh.mu.Lock()
 		s.Subjects += len(sh.leases)
 		for _, e := range sh.leases {
@@ -125,8 +126,8 @@ func (ms *Meters) tidy(ctx context.Context, e *lease, debts *int) (gone bool) {
 func (s *shard) remove(e *lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.leases[e.key] == e {
-		delete(s.leases, e.key)
+	if s.leases[e.index] == e {
+		delete(s.leases, e.index)
 	}
 }
 
@@ -159,7 +160,7 @@ func (ms *Meters) forget(s *shard) {
 	victim.gone = true
 	ms.giveUp(Unused{ID: victim.id, Epoch: victim.epoch, Units: victim.units})
 	victim.units = 0
-	delete(s.leases, victim.key)
+	delete(s.leases, victim.index)
 	victim.mu.Unlock()
 }
 

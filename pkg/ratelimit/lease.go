@@ -72,14 +72,23 @@ func NewLeased(o SharedOptions) (*Leased, error) {
 // Limit is the limit that replicas keep together.
 func (l *Leased) Limit() Limit { return l.opts.Limit }
 
-// Take takes cost units of the subject. alone says that the store did not answer,
-// and the decision is this replica's by its share of the limit. It takes no longer
-// than two of the guard's time-outs, and than one while the store does not answer.
+// Take is TakeAt now.
 func (l *Leased) Take(ctx context.Context, subject string, cost int64) (d Decision, alone bool) {
-	hash := hashOf(l.seed, subject)
-	e := l.lease(hash)
+	return l.TakeAt(ctx, subject, cost, l.opts.Now())
+}
+
+// TakeAt takes cost units of the subject at a time that was now a moment ago. alone says
+// that the store did not answer, and the decision is this replica's by its share of the
+// limit. It takes no longer than two of the guard's time-outs, and than one while the store
+// does not answer.
+func (l *Leased) TakeAt(ctx context.Context, subject string, cost int64, at time.Time) (d Decision, alone bool) {
+	e := l.lease(hashOf(l.seed, subject))
 	e.mu.Lock()
-	d, known := l.give(e, cost)
+	now := at.Sub(l.began)
+	if now < e.taken {
+		now = l.now() // the store was asked meanwhile; the clock tells whether it was set back
+	}
+	d, known := l.give(e, cost, now)
 	if known {
 		e.mu.Unlock()
 		return d, false
@@ -108,8 +117,7 @@ func (l *Leased) now() time.Duration { return l.opts.Now().Sub(l.began) }
 func (l *Leased) largest() int64 { return max(1, l.opts.Limit.Quota/largestShare) }
 
 // give decides by what the replica holds and knows, if that is enough.
-func (l *Leased) give(e *lease, cost int64) (d Decision, known bool) {
-	now := l.now()
+func (l *Leased) give(e *lease, cost int64, now time.Duration) (d Decision, known bool) {
 	switch {
 	case e.units >= cost && e.lasts(now):
 		e.units -= cost
@@ -188,7 +196,7 @@ func (l *Leased) wait(ctx context.Context, e *lease, subject string, cost int64)
 			e.mu.Unlock()
 			return l.alone.take(subject, cost, l.opts.Now()), true, true
 		}
-		if d, known := l.give(e, cost); known {
+		if d, known := l.give(e, cost, l.now()); known {
 			e.mu.Unlock()
 			return d, true, false
 		}

@@ -63,6 +63,11 @@ func (s *Strict) Take(ctx context.Context, subject string, cost int64) (d Decisi
 	return g.Decision, false
 }
 
+// TakeAt is Take: the clock of the store is the one that counts.
+func (s *Strict) TakeAt(ctx context.Context, subject string, cost int64, _ time.Time) (d Decision, alone bool) {
+	return s.Take(ctx, subject, cost)
+}
+
 // Refund gives units back that were taken for nothing, to this replica's next
 // requests of the subject. It asks nobody. Units for which none comes within the
 // window are lost to the subject until then, and so are those of more subjects than

@@ -101,10 +101,18 @@ func (c *Counters) Counter(name string, l ratelimit.Limit) (policylimit.Counter,
 
 // counter is one whose decisions are not counted.
 func (c *Counters) counter(name string, l ratelimit.Limit) (policylimit.Counter, error) {
-	switch {
-	case c.guard == nil:
-		return chain.InMemory{Subjects: counterSubjects, Now: time.Now}.Counter(name, l)
-	case c.options.Config.Counters.Strict:
+	if c.guard == nil {
+		return chain.InMemory{Subjects: counterSubjects}.Counter(name, l)
+	}
+	return c.sharedCounter(name, l)
+}
+
+// sharedCounter is one that replicas share, for what the one or the other counts.
+func (c *Counters) sharedCounter(name string, l ratelimit.Limit) (interface {
+	policylimit.Counter
+	throttle.Counter
+}, error) {
+	if c.options.Config.Counters.Strict {
 		return ratelimit.NewStrict(c.shared(name, l))
 	}
 	return ratelimit.NewLeased(c.shared(name, l))
@@ -120,7 +128,7 @@ func (c *Counters) Limiter(name string, burst int, refill time.Duration) (*throt
 	if err != nil {
 		return nil, err
 	}
-	counter, err := c.counter("platform/"+name, bucket)
+	counter, err := c.sharedCounter("platform/"+name, bucket)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -38,9 +39,9 @@ type counted struct {
 	decided *decisions
 }
 
-// Take implements [policylimit.Counter].
-func (c *counted) Take(ctx context.Context, subject string, cost int64) (d ratelimit.Decision, alone bool) {
-	d, alone = c.Counter.Take(ctx, subject, cost)
+// TakeAt implements [policylimit.Counter].
+func (c *counted) TakeAt(ctx context.Context, subject string, cost int64, now time.Time) (d ratelimit.Decision, alone bool) {
+	d, alone = c.Counter.TakeAt(ctx, subject, cost, now)
 	c.decided.add(d.Allowed, alone)
 	return d, alone
 }

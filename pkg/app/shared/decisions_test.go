@@ -34,7 +34,7 @@ func TestDecisionsOfLimitsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 {
-		counter.Take(t.Context(), "a", 1)
+		counter.TakeAt(t.Context(), "a", 1, time.Now())
 	}
 	limiter, err := c.Limiter("logins", 1, time.Hour)
 	if err != nil {
@@ -62,13 +62,13 @@ func BenchmarkCountedTake(b *testing.B) {
 		b.Fatal(err)
 	}
 	for name, counter := range map[string]interface {
-		Take(ctx context.Context, subject string, cost int64) (ratelimit.Decision, bool)
+		TakeAt(ctx context.Context, subject string, cost int64, now time.Time) (ratelimit.Decision, bool)
 	}{"counted": counted, "bare": bare} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					counter.Take(b.Context(), "a", 1)
+					counter.TakeAt(b.Context(), "a", 1, time.Now())
 				}
 			})
 		})

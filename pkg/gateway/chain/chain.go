@@ -78,7 +78,7 @@ func NewBuilder(o Options) (*Builder, error) {
 		return nil, errors.New("chain: the body limit must not be negative")
 	}
 	if o.Counters == nil {
-		o.Counters = InMemory{Subjects: limitSubjects, Now: time.Now}
+		o.Counters = InMemory{Subjects: limitSubjects}
 	}
 	return &Builder{Options: o, writers: compress.NewWriters(compress.MaxWriters), now: time.Now}, nil
 }

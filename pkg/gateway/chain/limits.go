@@ -29,23 +29,21 @@ type Counters interface {
 // InMemory makes counters in the memory of one replica.
 type InMemory struct {
 	Subjects int // that one limit remembers
-	Now      func() time.Time
 }
 
 // Counter implements [Counters].
 func (m InMemory) Counter(_ string, l ratelimit.Limit) (policylimit.Counter, error) {
 	made, err := ratelimit.NewLimiter(l, m.Subjects)
-	return inMemory{made, m.Now}, err
+	return inMemory{made}, err
 }
 
 type inMemory struct {
 	*ratelimit.Limiter
-	now func() time.Time
 }
 
-// Take implements policylimit.Counter.
-func (c inMemory) Take(_ context.Context, subject string, cost int64) (ratelimit.Decision, bool) {
-	return c.Limiter.Take(subject, c.now(), cost), false
+// TakeAt implements policylimit.Counter.
+func (c inMemory) TakeAt(_ context.Context, subject string, cost int64, now time.Time) (ratelimit.Decision, bool) {
+	return c.Limiter.Take(subject, now, cost), false
 }
 
 // limitIdentity is what a counter lives on by, from one document to the next: the

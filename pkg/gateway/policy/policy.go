@@ -10,6 +10,7 @@ package policy
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/problem"
 	"github.com/keywarden/keywarden/pkg/reqctx"
@@ -181,6 +182,16 @@ func (u Rule) shadow(next http.Handler, o Observer) http.Handler {
 		}
 		after.ServeHTTP(w, r)
 	})
+}
+
+// Time is what policies take for now: when the request was read, which is the one look at
+// the clock that a request needs, as long as nothing before them has waited for others than
+// those who know its key. now is for requests that no server has read.
+func Time(info *reqctx.Info, now func() time.Time) time.Time {
+	if info.Start.IsZero() {
+		return now()
+	}
+	return info.Start
 }
 
 // Refuse answers r with the problem that err is or holds, notes it for the access

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/policy"
@@ -86,12 +87,12 @@ func New(a Authenticator, c Config) (policy.Step, error) {
 }
 
 // Standing makes the check of whether the caller of a request that was admitted
-// would still be. Unlike the step it leaves no trace, so that it can run beside the
-// request.
+// would still be, at the moment of the check. Unlike the step it leaves no trace, so that
+// it can run beside the request.
 func Standing(a Authenticator, c Config, more ...Rule) policy.Check {
 	d := &door{authenticator: a, Config: c}
 	return func(r *http.Request) error {
-		principal, err := a.Authenticate(r, c.Accept)
+		principal, err := a.Authenticate(anew(r), c.Accept)
 		if err != nil || principal == nil {
 			return err
 		}
@@ -102,6 +103,15 @@ func Standing(a Authenticator, c Config, more ...Rule) policy.Check {
 		}
 		return nil
 	}
+}
+
+// anew is r as if it came now: with facts of its own, of which those that are known
+// before the first step of a route are the same.
+func anew(r *http.Request) *http.Request {
+	ctx := r.Context()
+	of := reqctx.From(ctx)
+	info := &reqctx.Info{ID: of.ID, Client: of.Client, Start: time.Now(), Scheme: of.Scheme, Host: of.Host}
+	return r.WithContext(reqctx.With(ctx, info))
 }
 
 // Rule is what else a caller has to satisfy; nil is that they do.

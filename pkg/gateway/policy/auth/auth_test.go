@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/gateway/policy/auth"
@@ -196,5 +197,30 @@ func TestScopesThatLetACallerInAreHeardOf(t *testing.T) {
 		if used != nil {
 			t.Errorf("%s: looking leaves a trace: %q", c.name, used)
 		}
+	}
+}
+
+// showingWhen notes the time at which it is asked to look.
+type showingWhen struct {
+	caller *access.Principal
+	at     time.Time
+}
+
+func (s *showingWhen) Authenticate(r *http.Request, _ access.Methods) (*access.Principal, error) {
+	s.at = reqctx.From(r.Context()).Start
+	return s.caller, nil
+}
+
+// A credential may have expired since the request was read.
+func TestStandingIsOfTheMomentAndNotOfTheRequest(t *testing.T) {
+	a := &showingWhen{caller: &access.Principal{Kind: access.KindKey}}
+	read := time.Now().Add(-time.Hour)
+	r := httptest.NewRequest("GET", "/", nil)
+	r = r.WithContext(reqctx.With(r.Context(), &reqctx.Info{Start: read}))
+	if err := auth.Standing(a, auth.Config{Accept: access.MethodKey})(r); err != nil {
+		t.Fatal(err)
+	}
+	if !a.at.After(read) {
+		t.Errorf("looked at as of %s", a.at)
 	}
 }

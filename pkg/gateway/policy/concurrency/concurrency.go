@@ -60,7 +60,8 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 				var space [4]ratelimit.Place // most routes have few limits
 				places, left, err := s.acquire(space[:0], r)
 				defer release(places)
-				limitfields.Add(reqctx.From(r.Context()), w.Header(), s.policy, left, err != nil, s.now())
+				info := reqctx.From(r.Context())
+				limitfields.Add(info, w.Header(), s.policy, left, err != nil, policy.Time(info, s.now))
 				if err != nil {
 					policy.Refuse(w, r, Name, err)
 					return

@@ -48,9 +48,13 @@ type Left struct {
 
 // Policies are the limits of one step. They are safe for concurrent use.
 type Policies struct {
-	own   []string // one value, which is never changed
-	after atomic.Pointer[joined]
+	own    []string // one value, which is never changed
+	after  atomic.Pointer[joined]
+	limits []beginning
 }
+
+// beginning is how RateLimit begins to tell of a limit.
+type beginning struct{ name, text string }
 
 // joined is what the policies are after those of an earlier step, which are nearly always
 // the same.
@@ -61,7 +65,22 @@ type joined struct {
 
 // NewPolicies makes those of a step, each made by [Policy].
 func NewPolicies(items []string) *Policies {
-	return &Policies{own: []string{strings.Join(items, ", ")}}
+	p := &Policies{own: []string{strings.Join(items, ", ")}}
+	for _, item := range items {
+		quoted, _, _ := strings.Cut(item, ";")
+		p.limits = append(p.limits, beginning{strings.Trim(quoted, `"`), quoted + ";r="})
+	}
+	return p
+}
+
+// begin is how RateLimit begins to tell of the limit of this name.
+func (p *Policies) begin(name string) string {
+	for i := range p.limits {
+		if p.limits[i].name == name {
+			return p.limits[i].text
+		}
+	}
+	return strconv.Quote(name) + ";r="
 }
 
 // field is the value of RateLimit-Policy after another one.
@@ -82,16 +101,22 @@ func (p *Policies) field(before []string) []string {
 // fields with room for one tell of the first limit with a window, or of the one that has
 // refused the request. The values are kept in the request's info.
 func Add(info *reqctx.Info, h http.Header, policies *Policies, left Left, refused bool, now time.Time) {
-	h[fieldPolicy] = policies.field(h[fieldPolicy])
+	before := h[fieldPolicy]
+	h[fieldPolicy] = policies.field(before)
 	if left == (Left{}) {
 		return
 	}
+	var told []string // by earlier steps; they have told of policies, too
+	first := true
+	if len(before) > 0 {
+		told, first = h[fieldLeft], h[fieldLimit] == nil
+	}
 	var space [192]byte
 	text := space[:0]
-	if before := h[fieldLeft]; len(before) > 0 {
-		text = append(append(text, before[0]...), ", "...)
+	if len(told) > 0 {
+		text = append(append(text, told[0]...), ", "...)
 	}
-	text = append(strconv.AppendQuote(text, left.Name), ";r="...)
+	text = append(text, policies.begin(left.Name)...)
 	text = strconv.AppendInt(text, left.Remaining, 10)
 	// t must not be later than Retry-After (section 4.3 of the draft).
 	until := left.Reset
@@ -101,13 +126,21 @@ func Add(info *reqctx.Info, h http.Header, policies *Policies, left Left, refuse
 	if until > 0 {
 		text = strconv.AppendInt(append(text, ";t="...), problem.Seconds(until), 10)
 	}
-	if !refused && (left.Reset == 0 || h[fieldLimit] != nil) {
+	switch {
+	case refused || first && left.Reset != 0:
+		addAll(info, h, text, left, now)
+	case len(told) > 0:
+		told[0] = string(text) // it is in the info of the request, and nobody else's
+	default:
 		value := info.Values(1)
 		value[0] = string(text)
 		h[fieldLeft] = value
-		return
 	}
-	// All values share their memory: every request of a route with a limit gets here.
+}
+
+// addAll tells of one limit in all fields; text is the value of RateLimit. All values
+// share their memory: every request of a route with a limit gets here.
+func addAll(info *reqctx.Info, h http.Header, text []byte, left Left, now time.Time) {
 	var ends [4]int
 	ends[0] = len(text)
 	for i, n := range [...]int64{left.Limit, left.Remaining, now.Add(left.Reset).Unix()} {

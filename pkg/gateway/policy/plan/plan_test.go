@@ -48,7 +48,7 @@ type counters struct {
 
 type counter struct{ *ratelimit.Limiter }
 
-func (c counter) Take(_ context.Context, subject string, cost int64) (ratelimit.Decision, bool) {
+func (c counter) TakeAt(_ context.Context, subject string, cost int64, _ time.Time) (ratelimit.Decision, bool) {
 	return c.Limiter.Take(subject, now, cost), false
 }
 

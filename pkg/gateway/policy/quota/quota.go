@@ -105,8 +105,10 @@ func (s *step) applyAsking(next http.Handler, w http.ResponseWriter, r *http.Req
 
 // admit reserves, and answers the requests for which there is not enough.
 func (s *step) admit(x *exchange, w http.ResponseWriter, r *http.Request) bool {
-	left, err := x.reserve(r)
-	limitfields.Add(reqctx.From(r.Context()), w.Header(), s.policy, left, err != nil, s.now())
+	info := reqctx.From(r.Context())
+	now := policy.Time(info, s.now)
+	left, err := x.reserve(r, now)
+	limitfields.Add(info, w.Header(), s.policy, left, err != nil, now)
 	if err != nil {
 		policy.Refuse(w, r, Name, err)
 	}
@@ -116,7 +118,7 @@ func (s *step) admit(x *exchange, w http.ResponseWriter, r *http.Request) bool {
 // watch does the same without that anybody notices.
 func (s *step) watch(next http.Handler, report policy.Report, w http.ResponseWriter, r *http.Request) {
 	x := &exchange{step: s, shadow: true}
-	if _, err := x.reserve(r); err != nil {
+	if _, err := x.reserve(r, policy.Time(reqctx.From(r.Context()), s.now)); err != nil {
 		report(r, err)
 	}
 	defer x.settle(r)
@@ -151,7 +153,7 @@ func (x *exchange) at(i int) *taken {
 
 // reserve takes what the request costs of every quota, or of none. It returns what
 // is left of the quota that has the fewest units left, or that has refused.
-func (x *exchange) reserve(r *http.Request) (tightest limitfields.Left, err error) {
+func (x *exchange) reserve(r *http.Request, now time.Time) (tightest limitfields.Left, err error) {
 	if n := len(x.quotas) - len(x.taken); n > 0 {
 		x.more = make([]taken, n)
 	}
@@ -162,7 +164,7 @@ func (x *exchange) reserve(r *http.Request) (tightest limitfields.Left, err erro
 		if err == nil && subject != "" {
 			t := x.at(i)
 			t.cost = -1
-			t.reservation, d, err = q.Meter.Reserve(r.Context(), subject, cost)
+			t.reservation, d, err = q.Meter.ReserveAt(r.Context(), subject, cost, now)
 		}
 		x.count = i + 1
 		name := q.Meter.Quota().Name

@@ -34,9 +34,9 @@ var (
 type Counter interface {
 	Limit() ratelimit.Limit
 
-	// Take takes cost units of the subject. alone says that the counters which
+	// TakeAt takes cost units of the subject at now. alone says that the counters which
 	// replicas share did not answer, and this one decided by its share.
-	Take(ctx context.Context, subject string, cost int64) (d ratelimit.Decision, alone bool)
+	TakeAt(ctx context.Context, subject string, cost int64, now time.Time) (d ratelimit.Decision, alone bool)
 
 	// Refund gives units back that were taken for a request which was refused.
 	Refund(subject string, cost int64)
@@ -73,8 +73,10 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 	return policy.Step{
 		Apply: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				o := s.take(r)
-				s.tell(r, w.Header(), o)
+				info := reqctx.From(r.Context())
+				now := policy.Time(info, s.now)
+				o := s.take(r, now)
+				s.tell(info, w.Header(), &o, now)
 				if o.refusal != nil {
 					policy.Refuse(w, r, Name, o.refusal)
 					return
@@ -84,7 +86,7 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 		},
 		Watch: func(next http.Handler, report policy.Report) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if o := s.take(r); o.refusal != nil {
+				if o := s.take(r, policy.Time(reqctx.From(r.Context()), s.now)); o.refusal != nil {
 					report(r, o.refusal)
 				}
 				next.ServeHTTP(w, r)
@@ -102,7 +104,7 @@ type outcome struct {
 }
 
 // take takes what the request costs of every limit.
-func (s *step) take(r *http.Request) outcome {
+func (s *step) take(r *http.Request, now time.Time) outcome {
 	o := outcome{tightest: -1}
 	type taken struct {
 		subject string
@@ -120,7 +122,7 @@ func (s *step) take(r *http.Request) outcome {
 		var d ratelimit.Decision
 		var alone bool
 		if err == nil {
-			d, alone = l.Counter.Take(r.Context(), subject, cost)
+			d, alone = l.Counter.TakeAt(r.Context(), subject, cost, now)
 		}
 		o.alone = o.alone || alone
 		if err == nil && d.Allowed {
@@ -172,7 +174,7 @@ func refusal(name string, d ratelimit.Decision) error {
 }
 
 // tell writes what is left, of the limit that is nearest to its end.
-func (s *step) tell(r *http.Request, h http.Header, o outcome) {
+func (s *step) tell(info *reqctx.Info, h http.Header, o *outcome, now time.Time) {
 	if o.alone {
 		h["X-Ratelimit-Scope"] = []string{"replica"}
 	}
@@ -181,5 +183,5 @@ func (s *step) tell(r *http.Request, h http.Header, o outcome) {
 		d := &o.decision
 		left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter, Retry: d.RetryAfter}
 	}
-	limitfields.Add(reqctx.From(r.Context()), h, s.policy, left, o.refusal != nil, s.now())
+	limitfields.Add(info, h, s.policy, left, o.refusal != nil, now)
 }

@@ -22,7 +22,7 @@ type counter struct {
 	alone bool
 }
 
-func (c counter) Take(_ context.Context, subject string, cost int64) (ratelimit.Decision, bool) {
+func (c counter) TakeAt(_ context.Context, subject string, cost int64, _ time.Time) (ratelimit.Decision, bool) {
 	return c.Limiter.Take(subject, now, cost), c.alone
 }
 
