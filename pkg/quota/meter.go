@@ -195,10 +195,14 @@ func (m *Meter) Reserve(ctx context.Context, subject string, cost int64) (Reserv
 // ago. The reservation of a request that was allowed is to be settled or cancelled. The
 // error is [ErrUnavailable].
 func (m *Meter) ReserveAt(ctx context.Context, subject string, cost int64, now time.Time) (Reservation, Decision, error) {
-	subject = subjectOf(subject)
-	hash := maphash.String(m.seed, subject) ^ m.hash
-	s := &m.shards[hash%shards]
-	r, d, err := m.reserve(ctx, m.lease(s, hash, subject), cost, now)
+	s, e := m.find(subject)
+	if e.units >= cost && now.Before(e.ends) && !e.stale.Load() {
+		r, d := e.give(m, now, cost)
+		e.mu.Unlock()
+		s.granted.Add(1)
+		return r, d, nil
+	}
+	r, d, err := m.reserve(ctx, e, cost, now)
 	switch {
 	case err != nil:
 		s.unknown.Add(1)
@@ -221,8 +225,8 @@ func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Time
 	for {
 		switch {
 		case e.units >= cost && !e.stale.Load():
-			e.units -= cost
-			return Reservation{meter: m, lease: e, cost: cost, epoch: e.epoch}, e.decision(now), nil
+			r, d := e.give(m, now, cost)
+			return r, d, nil
 		case now.Before(e.refused) && cost-e.units >= e.least && !e.stale.Load():
 			return Reservation{}, e.refusal(now, cost), nil
 		}
@@ -238,6 +242,13 @@ func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Time
 			return Reservation{}, e.refusal(now, cost), nil
 		}
 	}
+}
+
+// give gives out units that are held.
+func (e *lease) give(m *Meter, now time.Time, cost int64) (Reservation, Decision) {
+	e.seen, e.meter = now, m
+	e.units -= cost
+	return Reservation{meter: m, lease: e, cost: cost, epoch: e.epoch}, e.decision(now)
 }
 
 // refill asks the ledger for the next block. It reports that there is not enough
@@ -264,8 +275,8 @@ func (m *Meter) refill(ctx context.Context, e *lease, now time.Time, cost int64)
 // without decides while the ledger does not answer.
 func (m *Meter) without(e *lease, now time.Time, cost int64) (Reservation, Decision, error) {
 	if e.units >= cost {
-		e.units -= cost
-		return Reservation{meter: m, lease: e, cost: cost, epoch: e.epoch}, e.decision(now), nil
+		r, d := e.give(m, now, cost)
+		return r, d, nil
 	}
 	if !m.quota.Open {
 		return Reservation{}, Decision{}, ErrUnavailable
@@ -388,28 +399,40 @@ func (e *lease) refusal(now time.Time, cost int64) Decision {
 	return d
 }
 
-// lease finds or makes that of a subject, locked. hash is that of series and subject. Two
-// of one hash are kept under the next number; when the first one goes, the other is made
-// once more, and what it held comes back to the ledger when nobody has used it for a while.
-func (m *Meter) lease(s *shard, hash uint64, subject string) *lease {
+// find finds or makes the lease of a subject, locked, and its shard. Only what is no
+// lease's is looked at whether it can be stored.
+func (m *Meter) find(subject string) (*shard, *lease) {
 	for {
+		hash := maphash.String(m.seed, subject) ^ m.hash
+		s := &m.shards[hash%shards]
 		s.mu.Lock()
-		at := hash
-		e := s.leases[at]
-		for e != nil && (e.key.subject != subject || e.key.series != m.series) {
-			at++
-			e = s.leases[at]
-		}
+		at, e := s.at(hash, m.series, subject)
 		if e == nil {
+			if stored := subjectOf(subject); stored != subject {
+				s.mu.Unlock()
+				subject = stored
+				continue
+			}
 			e = m.newLease(s, at, subject)
 		}
 		s.mu.Unlock()
 		e.mu.Lock()
 		if !e.gone {
-			return e
+			return s, e
 		}
 		e.mu.Unlock()
 		s.remove(e)
+	}
+}
+
+// at is the lease that has the hash, or where it belongs. Two of one hash are kept under
+// the next number; when the first one goes, the other is made once more, and what it held
+// comes back to the ledger when nobody has used it for a while.
+func (s *shard) at(hash uint64, of unique.Handle[series], subject string) (at uint64, e *lease) {
+	for at = hash; ; at++ {
+		if e = s.leases[at]; e == nil || e.key.subject == subject && e.key.series == of {
+			return at, e
+		}
 	}
 }
 

@@ -56,7 +56,7 @@ type Result[T any] struct {
 // Index is an immutable set of rules, safe for concurrent use. The zero value
 // finds nothing.
 type Index[T any] struct {
-	levels []level[T] // by priority, the highest first
+	levels []*level[T] // by priority, the highest first
 }
 
 // level is the rules of one priority.
@@ -89,13 +89,13 @@ func New[T any](rules []Rule[T]) (*Index[T], error) {
 
 // level returns the level of a priority, which it makes when it has to.
 func (x *Index[T]) level(priority int) *level[T] {
-	at, found := slices.BinarySearchFunc(x.levels, priority, func(l level[T], p int) int { return cmp.Compare(p, l.priority) })
+	at, found := slices.BinarySearchFunc(x.levels, priority, func(l *level[T], p int) int { return cmp.Compare(p, l.priority) })
 	if !found {
-		x.levels = slices.Insert(x.levels, at, level[T]{
+		x.levels = slices.Insert(x.levels, at, &level[T]{
 			priority: priority, hosts: map[string]*paths[T]{}, suffixes: map[string]*paths[T]{},
 		})
 	}
-	return &x.levels[at]
+	return x.levels[at]
 }
 
 // host returns the place of a host or wildcard, which it makes when it has to.
@@ -164,13 +164,9 @@ type pattern[T any] struct {
 // node is a segment of the tree of prefixes.
 type node[T any] struct {
 	children map[string]*node[T]
+	parent   *node[T]
 	entry    *entry[T] // the prefix that ends here, if one does
 }
-
-// maxNested is how many prefixes of one path can have rules of their own that
-// are tried one after the other; more would only be missed where none of the
-// longest has a rule whose conditions hold.
-const maxNested = 32
 
 // lookup tries the paths from the most specific on, until one decides.
 func (p *paths[T]) lookup(path, method string, r *http.Request) (Result[T], bool) {
@@ -186,31 +182,21 @@ func (p *paths[T]) lookup(path, method string, r *http.Request) (Result[T], bool
 			}
 		}
 	}
-	var nested [maxNested]*entry[T]
-	n := 0
-	note := func(e *entry[T]) {
-		if e == nil {
-			return
-		}
-		if n == maxNested {
-			copy(nested[:], nested[1:])
-			n--
-		}
-		nested[n] = e
-		n++
-	}
 	at := &p.prefixes
-	note(at.entry)
 	for rest := strings.TrimPrefix(path, "/"); rest != ""; {
 		var segment string
 		segment, rest, _ = strings.Cut(rest, "/")
-		if at = at.children[segment]; at == nil {
+		next := at.children[segment]
+		if next == nil {
 			break
 		}
-		note(at.entry)
+		at = next
 	}
-	for n--; n >= 0; n-- {
-		if result, decided := nested[n].choose(method, r); decided {
+	for ; at != nil; at = at.parent {
+		if at.entry == nil {
+			continue
+		}
+		if result, decided := at.entry.choose(method, r); decided {
 			return result, true
 		}
 	}
@@ -247,7 +233,7 @@ func (p *paths[T]) entry(r Rule[T]) *entry[T] {
 			n.children = map[string]*node[T]{}
 		}
 		if n.children[segment] == nil {
-			n.children[segment] = &node[T]{}
+			n.children[segment] = &node[T]{parent: n}
 		}
 		n = n.children[segment]
 	}

@@ -51,6 +51,27 @@ type Policies struct {
 	own    []string // one value, which is never changed
 	after  atomic.Pointer[joined]
 	limits []beginning
+
+	// What is the same for many requests in a row: the limit for all of them, and the end of
+	// its window, or until then, for those of a second.
+	limit, reset, until number
+}
+
+// number is a number with its text, which is made again when it is another one.
+type number struct{ last atomic.Pointer[written] }
+
+type written struct {
+	n    int64
+	text string
+}
+
+func (m *number) text(n int64) string {
+	w := m.last.Load()
+	if w == nil || w.n != n {
+		w = &written{n, strconv.FormatInt(n, 10)}
+		m.last.Store(w)
+	}
+	return w.text
 }
 
 // beginning is how RateLimit begins to tell of a limit.
@@ -103,7 +124,7 @@ func (p *Policies) field(before []string) []string {
 func Add(info *reqctx.Info, h http.Header, policies *Policies, left Left, refused bool, now time.Time) {
 	before := h[fieldPolicy]
 	h[fieldPolicy] = policies.field(before)
-	if left == (Left{}) {
+	if left.Name == "" {
 		return
 	}
 	var told []string // by earlier steps; they have told of policies, too
@@ -117,41 +138,31 @@ func Add(info *reqctx.Info, h http.Header, policies *Policies, left Left, refuse
 		text = append(append(text, told[0]...), ", "...)
 	}
 	text = append(text, policies.begin(left.Name)...)
+	begin := len(text)
 	text = strconv.AppendInt(text, left.Remaining, 10)
+	end := len(text)
 	// t must not be later than Retry-After (section 4.3 of the draft).
 	until := left.Reset
 	if left.Retry > 0 {
 		until = left.Retry
 	}
 	if until > 0 {
-		text = strconv.AppendInt(append(text, ";t="...), problem.Seconds(until), 10)
+		text = append(append(text, ";t="...), policies.until.text(problem.Seconds(until))...)
 	}
+	value := string(text)
 	switch {
 	case refused || first && left.Reset != 0:
-		addAll(info, h, text, left, now)
+		values := info.Values(4)
+		values[0], values[1] = value, policies.limit.text(left.Limit)
+		values[2], values[3] = value[begin:end], policies.reset.text(now.Add(left.Reset).Unix())
+		h[fieldLeft], h[fieldLimit] = values[0:1:1], values[1:2:2]
+		h[fieldRemaining], h[fieldReset] = values[2:3:3], values[3:4:4]
 	case len(told) > 0:
-		told[0] = string(text) // it is in the info of the request, and nobody else's
+		told[0] = value // it is in the info of the request, and nobody else's
 	default:
-		value := info.Values(1)
-		value[0] = string(text)
-		h[fieldLeft] = value
-	}
-}
-
-// addAll tells of one limit in all fields; text is the value of RateLimit. All values
-// share their memory: every request of a route with a limit gets here.
-func addAll(info *reqctx.Info, h http.Header, text []byte, left Left, now time.Time) {
-	var ends [4]int
-	ends[0] = len(text)
-	for i, n := range [...]int64{left.Limit, left.Remaining, now.Add(left.Reset).Unix()} {
-		text = strconv.AppendInt(text, n, 10)
-		ends[i+1] = len(text)
-	}
-	all, values, begin := string(text), info.Values(len(ends)), 0
-	for i, name := range [...]string{fieldLeft, fieldLimit, fieldRemaining, fieldReset} {
-		values[i] = all[begin:ends[i]]
-		h[name] = values[i : i+1 : i+1]
-		begin = ends[i]
+		values := info.Values(1)
+		values[0] = value
+		h[fieldLeft] = values
 	}
 }
 
