@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,8 @@ type policyWorld struct {
 // routes of each kind.
 func newPolicyWorld(b *testing.B, keys, routes int) *policyWorld {
 	b.Helper()
+	percent := debug.SetGCPercent(800) // about what package heap sets: that of a tiny heap would be dear
+	b.Cleanup(func() { debug.SetGCPercent(percent) })
 	quiet := slog.New(slog.DiscardHandler)
 	w := &policyWorld{keys: make([]string, keys)}
 	for i := range w.keys {

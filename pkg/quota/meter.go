@@ -159,32 +159,39 @@ type Decision struct {
 	Unmetered bool          // the ledger did not answer, and the quota is open
 }
 
-// lease is what a replica holds for a subject.
+// lease is what a replica holds for a subject. Times are those of [Meters.at], and 0 before
+// the first. What every request looks at comes first, to be in few lines of the processor's
+// cache.
 type lease struct {
-	key   leaseKey
-	index uint64 // in the map of its shard
-	id    string // of the account
+	mu sync.Mutex
 
 	// stale says that something was done to the account: the ledger is to be asked. It
 	// is set without the lock, for which one would have to wait while the ledger is asked.
 	stale atomic.Bool
 
-	mu    sync.Mutex
-	meter *Meter // that has used it last
-	gone  bool   // it is in no map any more, or soon will not be
+	gone  bool          // it is in no map any more, or soon will not be
+	meter *Meter        // that has used it last
+	units int64         // not given out yet
+	epoch int64         // in which they were granted; 0 before the first grant
+	ends  time.Duration // of the period, on this replica's clock
+	seen  time.Duration // when the subject was last heard of
 
-	units int64 // not given out yet
-	owed  int64 // given out and not booked
-	epoch int64 // in which they were granted; 0 before the first grant
+	used, capacity int64 // as the ledger last said
 
-	used, capacity int64     // as the ledger last said
-	ends           time.Time // of the period, on this replica's clock
-	block          int64     // size of the last
-	granted        time.Time // when it was
-	seen           time.Time // when the subject was last heard of
-	refused        time.Time // the ledger is not asked for least units before
-	least          int64
+	key     leaseKey
+	index   uint64        // in the map of its shard
+	id      string        // of the account
+	owed    int64         // given out and not booked
+	block   int64         // size of the last
+	granted time.Duration // when it was
+	refused time.Duration // the ledger is not asked for least units before
+	least   int64
 }
+
+// at is a time as one since the meters were made, from 1 on.
+func (ms *Meters) at(t time.Time) time.Duration { return t.Sub(ms.started) + 1 }
+
+func (ms *Meters) now() time.Duration { return ms.at(ms.Now()) }
 
 // Reserve is ReserveAt now.
 func (m *Meter) Reserve(ctx context.Context, subject string, cost int64) (Reservation, Decision, error) {
@@ -194,9 +201,10 @@ func (m *Meter) Reserve(ctx context.Context, subject string, cost int64) (Reserv
 // ReserveAt takes cost units of the subject, at least 1, at a time that was now a moment
 // ago. The reservation of a request that was allowed is to be settled or cancelled. The
 // error is [ErrUnavailable].
-func (m *Meter) ReserveAt(ctx context.Context, subject string, cost int64, now time.Time) (Reservation, Decision, error) {
+func (m *Meter) ReserveAt(ctx context.Context, subject string, cost int64, at time.Time) (Reservation, Decision, error) {
+	now := m.at(at)
 	s, e := m.find(subject)
-	if e.units >= cost && now.Before(e.ends) && !e.stale.Load() {
+	if e.units >= cost && now < e.ends && !e.stale.Load() {
 		r, d := e.give(m, now, cost)
 		e.mu.Unlock()
 		s.granted.Add(1)
@@ -215,7 +223,7 @@ func (m *Meter) ReserveAt(ctx context.Context, subject string, cost int64, now t
 }
 
 // reserve takes units of a lease, which is locked; it is not any more in the end.
-func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Time) (Reservation, Decision, error) {
+func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Duration) (Reservation, Decision, error) {
 	defer e.mu.Unlock()
 	e.seen, e.meter = now, m
 	e.end(now)
@@ -227,10 +235,10 @@ func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Time
 		case e.units >= cost && !e.stale.Load():
 			r, d := e.give(m, now, cost)
 			return r, d, nil
-		case now.Before(e.refused) && cost-e.units >= e.least && !e.stale.Load():
+		case now < e.refused && cost-e.units >= e.least && !e.stale.Load():
 			return Reservation{}, e.refusal(now, cost), nil
 		}
-		now = m.Now() // the ledger is asked, and how long that takes is no moment
+		now = m.now() // the ledger is asked, and how long that takes is no moment
 		if err := m.pay(ctx, e, now); err != nil {
 			return m.without(e, now, cost)
 		}
@@ -245,7 +253,7 @@ func (m *Meter) reserve(ctx context.Context, e *lease, cost int64, now time.Time
 }
 
 // give gives out units that are held.
-func (e *lease) give(m *Meter, now time.Time, cost int64) (Reservation, Decision) {
+func (e *lease) give(m *Meter, now time.Duration, cost int64) (Reservation, Decision) {
 	e.seen, e.meter = now, m
 	e.units -= cost
 	return Reservation{meter: m, lease: e, cost: cost, epoch: e.epoch}, e.decision(now)
@@ -253,7 +261,7 @@ func (e *lease) give(m *Meter, now time.Time, cost int64) (Reservation, Decision
 
 // refill asks the ledger for the next block. It reports that there is not enough
 // for the cost.
-func (m *Meter) refill(ctx context.Context, e *lease, now time.Time, cost int64) (refused bool, err error) {
+func (m *Meter) refill(ctx context.Context, e *lease, now time.Duration, cost int64) (refused bool, err error) {
 	least := max(1, cost-e.units)
 	g, err := m.ask(ctx, e, now, least, m.want(e, now, least))
 	if err != nil {
@@ -261,19 +269,19 @@ func (m *Meter) refill(ctx context.Context, e *lease, now time.Time, cost int64)
 	}
 	e.book(g, now)
 	if g.Units > 0 {
-		e.block, e.refused = g.Units, time.Time{}
+		e.block, e.refused = g.Units, 0
 		return false, nil
 	}
 	e.block = 1
 	if e.units >= cost {
 		return false, nil // the account has changed, and what is held of it stands
 	}
-	e.least, e.refused = least, now.Add(pause)
+	e.least, e.refused = least, now+pause
 	return true, nil
 }
 
 // without decides while the ledger does not answer.
-func (m *Meter) without(e *lease, now time.Time, cost int64) (Reservation, Decision, error) {
+func (m *Meter) without(e *lease, now time.Duration, cost int64) (Reservation, Decision, error) {
 	if e.units >= cost {
 		r, d := e.give(m, now, cost)
 		return r, d, nil
@@ -288,13 +296,13 @@ func (m *Meter) without(e *lease, now time.Time, cost int64) (Reservation, Decis
 
 // want is the size of the next block: what is needed, and more as long as units go
 // fast and are not scarce.
-func (m *Meter) want(e *lease, now time.Time, least int64) int64 {
+func (m *Meter) want(e *lease, now time.Duration, least int64) int64 {
 	if m.closed.Load() {
 		return least
 	}
 	block := e.block
-	switch held := now.Sub(e.granted); {
-	case e.granted.IsZero():
+	switch held := now - e.granted; {
+	case e.granted == 0:
 		block = 1
 	case held < soon:
 		block *= 2
@@ -312,8 +320,8 @@ func (m *Meter) want(e *lease, now time.Time, least int64) int64 {
 func (m *Meter) largest() int64 { return max(1, m.quota.Limit/largestShare) }
 
 // ask asks the ledger, unless it has failed just now.
-func (m *Meter) ask(ctx context.Context, e *lease, now time.Time, least, want int64) (Grant, error) {
-	if int64(now.Sub(m.started)) < m.broken.Load() {
+func (m *Meter) ask(ctx context.Context, e *lease, now time.Duration, least, want int64) (Grant, error) {
+	if int64(now) < m.broken.Load() {
 		return Grant{}, errBroken
 	}
 	stale := e.stale.Swap(false) // before the question: what happens meanwhile is for the next one
@@ -327,7 +335,7 @@ func (m *Meter) ask(ctx context.Context, e *lease, now time.Time, least, want in
 		if stale {
 			e.stale.Store(true)
 		}
-		m.broken.Store(int64(now.Add(pause).Sub(m.started)))
+		m.broken.Store(int64(now + pause))
 		m.failed.Add(1)
 		m.Logger.WarnContext(ctx, "the quota ledger does not answer", "quota", m.quota.Name, "error", err)
 		return Grant{}, err
@@ -345,7 +353,7 @@ func (m *Meter) ask(ctx context.Context, e *lease, now time.Time, least, want in
 var errBroken = fmt.Errorf("quota: the ledger failed less than %s ago", pause)
 
 // pay books what is owed, as far as there are units.
-func (m *Meter) pay(ctx context.Context, e *lease, now time.Time) error {
+func (m *Meter) pay(ctx context.Context, e *lease, now time.Duration) error {
 	own := min(e.owed, e.units)
 	e.owed, e.units = e.owed-own, e.units-own
 	if e.owed == 0 {
@@ -366,33 +374,33 @@ func (m *Meter) pay(ctx context.Context, e *lease, now time.Time) error {
 }
 
 // book takes note of what the ledger has said. Units of another epoch are void.
-func (e *lease) book(g Grant, now time.Time) {
+func (e *lease) book(g Grant, now time.Duration) {
 	if g.Epoch != e.epoch {
 		e.units = 0
 	}
 	e.units += g.Units
 	e.epoch, e.used, e.capacity = g.Epoch, g.Used, g.Capacity
-	e.ends = now.Add(g.Ends.Sub(g.Now))
+	e.ends = now + g.Ends.Sub(g.Now)
 	e.granted = now
 }
 
 // end forgets what was held when its period is over.
-func (e *lease) end(now time.Time) {
-	if e.ends.IsZero() || now.Before(e.ends) {
+func (e *lease) end(now time.Duration) {
+	if e.ends == 0 || now < e.ends {
 		return
 	}
-	e.units, e.owed, e.used, e.capacity, e.ends = 0, 0, 0, 0, time.Time{}
-	e.epoch, e.block, e.refused = 0, 0, time.Time{}
+	e.units, e.owed, e.used, e.capacity, e.ends = 0, 0, 0, 0, 0
+	e.epoch, e.block, e.refused = 0, 0, 0
 }
 
 // decision is what is known after units were given out.
-func (e *lease) decision(now time.Time) Decision {
+func (e *lease) decision(now time.Duration) Decision {
 	return Decision{
-		Allowed: true, Limit: e.capacity, Remaining: max(0, e.capacity-e.used) + e.units, Reset: max(0, e.ends.Sub(now)),
+		Allowed: true, Limit: e.capacity, Remaining: max(0, e.capacity-e.used) + e.units, Reset: max(0, e.ends-now),
 	}
 }
 
-func (e *lease) refusal(now time.Time, cost int64) Decision {
+func (e *lease) refusal(now time.Duration, cost int64) Decision {
 	d := e.decision(now)
 	d.Allowed, d.TooCostly = false, cost > e.capacity
 	d.Remaining = min(d.Remaining, cost-1)

@@ -28,8 +28,7 @@ func (r *Reservation) Settle(ctx context.Context, actual int64) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := m.Now()
-	e.end(now)
+	e.end(m.now())
 	if actual > r.cost {
 		m.charge(ctx, e, min(actual, 2*MaxLimit)-r.cost)
 		return
@@ -50,7 +49,7 @@ func (r *Reservation) Settle(ctx context.Context, actual int64) {
 // charge takes more than was reserved.
 func (m *Meter) charge(ctx context.Context, e *lease, more int64) {
 	e.owed = min(2*MaxLimit, e.owed+more)
-	_ = m.pay(ctx, e, m.Now()) // what cannot be booked now stays owed
+	_ = m.pay(ctx, e, m.now()) // what cannot be booked now stays owed
 	if e.gone && e.units > 0 {
 		m.giveUp(Unused{ID: e.id, Epoch: e.epoch, Units: e.units})
 		e.units = 0

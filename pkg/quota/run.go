@@ -107,13 +107,13 @@ func (ms *Meters) Tidy(ctx context.Context) {
 
 // tidy looks after one lease, and reports that it is not needed any more.
 func (ms *Meters) tidy(ctx context.Context, e *lease, debts *int) (gone bool) {
-	now := ms.Now()
+	now := ms.now()
 	e.end(now)
 	if e.owed > 0 && *debts > 0 {
 		*debts--
 		_ = e.meter.pay(ctx, e, now) // what cannot be booked now stays owed
 	}
-	if e.meter == nil || now.Sub(e.seen) < idle || e.owed > 0 {
+	if e.meter == nil || now-e.seen < idle || e.owed > 0 {
 		return false
 	}
 	e.gone = true
@@ -214,9 +214,9 @@ func (ms *Meters) Close(ctx context.Context) {
 	for i := range ms.shards {
 		for _, e := range ms.shards[i].all() {
 			e.mu.Lock()
-			e.end(ms.Now())
+			e.end(ms.now())
 			if e.owed > 0 && ctx.Err() == nil {
-				_ = e.meter.pay(ctx, e, ms.Now()) // the last attempt
+				_ = e.meter.pay(ctx, e, ms.now()) // the last attempt
 			}
 			ms.giveUp(Unused{ID: e.id, Epoch: e.epoch, Units: e.units})
 			e.units = 0

@@ -29,12 +29,12 @@ type leases struct {
 	_ [24]byte // its own cache line
 }
 
-// lease is what a replica holds for a subject. Times are since the limiter began.
+// lease is what a replica holds for a subject. Times are since the limiter began. What every
+// request looks at comes first, to be in one line of the processor's cache.
 type lease struct {
 	mu    sync.Mutex
 	units int64         // not given out yet
-	block int64         // size of the last; 0 before the first
-	taken time.Duration // when it was
+	taken time.Duration // when the last block was
 	ends  time.Duration // what is left then is forgotten: its window is over
 
 	// What the store has said last.
@@ -43,6 +43,7 @@ type lease struct {
 
 	refused time.Duration // the store has nothing for least before
 	least   int64
+	block   int64 // size of the last; 0 before the first
 
 	asking  chan struct{} // closed when the request that asks the store has its answer; nil when none does
 	waiting int64         // units that others wait for meanwhile
