@@ -61,7 +61,7 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 				places, left, err := s.acquire(space[:0], r)
 				defer release(places)
 				info := reqctx.From(r.Context())
-				limitfields.Add(info, w.Header(), s.policy, left, err != nil, policy.Time(info, s.now))
+				limitfields.Add(info, w.Header(), limitfields.Told{Policies: s.policy, Left: left}, err != nil, policy.Time(info, s.now))
 				if err != nil {
 					policy.Refuse(w, r, Name, err)
 					return

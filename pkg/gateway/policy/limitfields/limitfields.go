@@ -117,53 +117,94 @@ func (p *Policies) field(before []string) []string {
 	return known.value
 }
 
-// Add tells of limits: policies are those of one step, and left is the one of them that is
-// nearest to its end. Where an earlier step has told of others, these come after them. The
-// fields with room for one tell of the first limit with a window, or of the one that has
-// refused the request. The values are kept in the request's info.
-func Add(info *reqctx.Info, h http.Header, policies *Policies, left Left, refused bool, now time.Time) {
+// Told is what a step tells of: its limits, and the one of them that is nearest to its end.
+type Told struct {
+	Policies *Policies
+	Left     Left
+}
+
+// Follower is a step that comes right after another one and tells of limits, too. It tells
+// of both at once.
+type Follower interface {
+	ServeAfter(w http.ResponseWriter, r *http.Request, info *reqctx.Info, now time.Time, earlier Told)
+}
+
+// Add tells of the limits of a step. Where an earlier step has told of others, these come
+// after them. The fields with room for one tell of the first limit with a window, or of the
+// one that has refused the request. The values are kept in the request's info.
+func Add(info *reqctx.Info, h http.Header, told Told, refused bool, now time.Time) {
+	AddBoth(info, h, Told{}, told, refused, now)
+}
+
+// AddBoth tells of the limits of two steps as Add does when it is called for the one and
+// then for the other, which may have refused the request. The earlier may be none.
+func AddBoth(info *reqctx.Info, h http.Header, earlier, told Told, refused bool, now time.Time) {
 	before := h[fieldPolicy]
-	h[fieldPolicy] = policies.field(before)
-	if left.Name == "" {
+	field := before
+	if earlier.Policies != nil {
+		field = earlier.Policies.field(field)
+	}
+	h[fieldPolicy] = told.Policies.field(field)
+	if earlier.Left.Name == "" && told.Left.Name == "" {
 		return
 	}
-	var told []string // by earlier steps; they have told of policies, too
-	first := true
+	var others []string // that were told of before; then policies were, too
+	open := true        // the fields with room for one
 	if len(before) > 0 {
-		told, first = h[fieldLeft], h[fieldLimit] == nil
+		others, open = h[fieldLeft], h[fieldLimit] == nil
 	}
 	var space [192]byte
 	text := space[:0]
-	if len(told) > 0 {
-		text = append(append(text, told[0]...), ", "...)
+	if len(others) > 0 {
+		text = append(text, others[0]...)
 	}
-	text = append(text, policies.begin(left.Name)...)
-	begin := len(text)
-	text = strconv.AppendInt(text, left.Remaining, 10)
-	end := len(text)
-	// t must not be later than Retry-After (section 4.3 of the draft).
-	until := left.Reset
-	if left.Retry > 0 {
-		until = left.Retry
-	}
-	if until > 0 {
-		text = append(append(text, ";t="...), policies.until.text(problem.Seconds(until))...)
+	var one *Told // that the fields with room for one tell of
+	var begin, end int
+	for _, t := range [...]*Told{&earlier, &told} {
+		if t.Left.Name == "" {
+			continue
+		}
+		if len(text) > 0 {
+			text = append(text, ", "...)
+		}
+		var from, to int
+		text, from, to = t.appendLeft(text)
+		if refused && t == &told || one == nil && open && t.Left.Reset != 0 {
+			one, begin, end = t, from, to
+		}
 	}
 	value := string(text)
 	switch {
-	case refused || first && left.Reset != 0:
+	case one != nil:
 		values := info.Values(4)
-		values[0], values[1] = value, policies.limit.text(left.Limit)
-		values[2], values[3] = value[begin:end], policies.reset.text(now.Add(left.Reset).Unix())
+		values[0], values[1] = value, one.Policies.limit.text(one.Left.Limit)
+		values[2], values[3] = value[begin:end], one.Policies.reset.text(now.Add(one.Left.Reset).Unix())
 		h[fieldLeft], h[fieldLimit] = values[0:1:1], values[1:2:2]
 		h[fieldRemaining], h[fieldReset] = values[2:3:3], values[3:4:4]
-	case len(told) > 0:
-		told[0] = value // it is in the info of the request, and nobody else's
+	case len(others) > 0:
+		others[0] = value // it is in the info of the request, and nobody else's
 	default:
 		values := info.Values(1)
 		values[0] = value
 		h[fieldLeft] = values
 	}
+}
+
+// appendLeft appends what RateLimit says; from begin to end is what remains.
+func (t *Told) appendLeft(text []byte) (_ []byte, begin, end int) {
+	text = append(text, t.Policies.begin(t.Left.Name)...)
+	begin = len(text)
+	text = strconv.AppendInt(text, t.Left.Remaining, 10)
+	end = len(text)
+	// t must not be later than Retry-After (section 4.3 of the draft).
+	until := t.Left.Reset
+	if t.Left.Retry > 0 {
+		until = t.Left.Retry
+	}
+	if until > 0 {
+		text = append(append(text, ";t="...), t.Policies.until.text(problem.Seconds(until))...)
+	}
+	return text, begin, end
 }
 
 // The fields, in canonical form.

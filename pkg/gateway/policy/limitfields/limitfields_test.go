@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/keywarden/keywarden/pkg/gateway/policy/limitfields"
 	"github.com/keywarden/keywarden/pkg/reqctx"
@@ -52,7 +53,7 @@ func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
 	} {
 		h := http.Header{}
 		for _, s := range c.steps {
-			limitfields.Add(new(reqctx.Info), h, limitfields.NewPolicies([]string{s.policies}), s.left, s.refused, now)
+			limitfields.Add(new(reqctx.Info), h, limitfields.Told{Policies: limitfields.NewPolicies([]string{s.policies}), Left: s.left}, s.refused, now)
 		}
 		want := c.oneOfThese
 		want["Ratelimit-Policy"] = []string{c.policy}
@@ -63,4 +64,38 @@ func TestAnAnswerTellsOfEveryLimitAndOfTheOneThatRefused(t *testing.T) {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
+}
+
+// Two steps that tell at once say what they say one after the other, whatever was said before.
+func TestToldAtOnceIsToldOneAfterTheOther(t *testing.T) {
+	now := time.Unix(1000, 0)
+	rapid.Check(t, func(rt *rapid.T) {
+		told := func(name string) limitfields.Told {
+			item := limitfields.Policy(name, limitfields.Requests, 10, time.Minute)
+			of := limitfields.Told{Policies: limitfields.NewPolicies([]string{item})}
+			if rapid.Bool().Draw(rt, name+" counts") {
+				of.Left = limitfields.Left{
+					Name: name, Limit: 10, Remaining: rapid.Int64Range(0, 10).Draw(rt, name+" left"),
+					Reset: time.Duration(rapid.IntRange(0, 2).Draw(rt, name+" reset")) * time.Minute,
+				}
+			}
+			return of
+		}
+		before, first, second := told("before"), told("first"), told("second")
+		refused := rapid.Bool().Draw(rt, "refused")
+		if refused && second.Left.Name != "" {
+			second.Left.Retry = time.Second
+		}
+		apart, atOnce := http.Header{}, http.Header{}
+		if rapid.Bool().Draw(rt, "somebody was before") {
+			limitfields.Add(new(reqctx.Info), apart, before, false, now)
+			limitfields.Add(new(reqctx.Info), atOnce, before, false, now)
+		}
+		limitfields.Add(new(reqctx.Info), apart, first, false, now)
+		limitfields.Add(new(reqctx.Info), apart, second, refused, now)
+		limitfields.AddBoth(new(reqctx.Info), atOnce, first, second, refused, now)
+		if diff := cmp.Diff(apart, atOnce); diff != "" {
+			rt.Fatal(diff)
+		}
+	})
 }

@@ -72,7 +72,7 @@ func New(quotas []Quota, now func() time.Time) (policy.Step, error) {
 	s.policy = limitfields.NewPolicies(items)
 	return policy.Step{
 		Apply: func(next http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.apply(next, w, r) })
+			return &applied{s, next}
 		},
 		Watch: func(next http.Handler, report policy.Report) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.watch(next, report, w, r) })
@@ -80,35 +80,48 @@ func New(quotas []Quota, now func() time.Time) (policy.Step, error) {
 	}, nil
 }
 
-// apply reserves, passes the request on and settles.
-func (s *step) apply(next http.Handler, w http.ResponseWriter, r *http.Request) {
+// applied is the step before the rest of a chain: it reserves, passes the request on and
+// settles.
+type applied struct {
+	*step
+	next http.Handler
+}
+
+var _ limitfields.Follower = (*applied)(nil)
+
+// ServeHTTP implements [http.Handler].
+func (s *applied) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	info := reqctx.From(r.Context())
+	s.ServeAfter(w, r, info, policy.Time(info, s.now), limitfields.Told{})
+}
+
+// ServeAfter implements [limitfields.Follower].
+func (s *applied) ServeAfter(w http.ResponseWriter, r *http.Request, info *reqctx.Info, now time.Time, earlier limitfields.Told) {
 	if s.asks {
-		s.applyAsking(next, w, r)
+		s.serveAsking(w, r, info, now, earlier)
 		return
 	}
-	x := exchange{step: s}
-	if s.admit(&x, w, r) {
+	x := exchange{step: s.step}
+	if s.admit(&x, w, r, info, now, earlier) {
 		defer x.settle(r)
-		next.ServeHTTP(w, r)
+		s.next.ServeHTTP(w, r)
 	}
 }
 
-// applyAsking is apply where the service says what the request has cost: only here
-// is the exchange a value that outlives the call.
-func (s *step) applyAsking(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	x := &exchange{step: s}
-	if s.admit(x, w, r) {
+// serveAsking is for services that say what the request has cost: only here is the exchange
+// a value that outlives the call.
+func (s *applied) serveAsking(w http.ResponseWriter, r *http.Request, info *reqctx.Info, now time.Time, earlier limitfields.Told) {
+	x := &exchange{step: s.step}
+	if s.admit(x, w, r, info, now, earlier) {
 		defer x.settle(r)
-		respwriter.Serve(next, w, r, x)
+		respwriter.Serve(s.next, w, r, x)
 	}
 }
 
 // admit reserves, and answers the requests for which there is not enough.
-func (s *step) admit(x *exchange, w http.ResponseWriter, r *http.Request) bool {
-	info := reqctx.From(r.Context())
-	now := policy.Time(info, s.now)
+func (s *step) admit(x *exchange, w http.ResponseWriter, r *http.Request, info *reqctx.Info, now time.Time, earlier limitfields.Told) bool {
 	left, err := x.reserve(r, now)
-	limitfields.Add(info, w.Header(), s.policy, left, err != nil, now)
+	limitfields.AddBoth(info, w.Header(), earlier, limitfields.Told{Policies: s.policy, Left: left}, err != nil, now)
 	if err != nil {
 		policy.Refuse(w, r, Name, err)
 	}

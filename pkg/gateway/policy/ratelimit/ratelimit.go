@@ -72,11 +72,19 @@ func New(limits []Limit, now func() time.Time) (policy.Step, error) {
 	s.policy = limitfields.NewPolicies(items)
 	return policy.Step{
 		Apply: func(next http.Handler) http.Handler {
+			follower, _ := next.(limitfields.Follower)
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				info := reqctx.From(r.Context())
 				now := policy.Time(info, s.now)
 				o := s.take(r, now)
-				s.tell(info, w.Header(), &o, now)
+				if o.alone {
+					w.Header()["X-Ratelimit-Scope"] = []string{"replica"}
+				}
+				if o.refusal == nil && follower != nil {
+					follower.ServeAfter(w, r, info, now, s.told(&o))
+					return
+				}
+				limitfields.Add(info, w.Header(), s.told(&o), o.refusal != nil, now)
 				if o.refusal != nil {
 					policy.Refuse(w, r, Name, o.refusal)
 					return
@@ -173,15 +181,12 @@ func refusal(name string, d ratelimit.Decision) error {
 	return ErrLimited.WithRetryAfter(d.RetryAfter).WithViolated(name)
 }
 
-// tell writes what is left, of the limit that is nearest to its end.
-func (s *step) tell(info *reqctx.Info, h http.Header, o *outcome, now time.Time) {
-	if o.alone {
-		h["X-Ratelimit-Scope"] = []string{"replica"}
-	}
-	var left limitfields.Left
+// told is what is left, of the limit that is nearest to its end.
+func (s *step) told(o *outcome) limitfields.Told {
+	t := limitfields.Told{Policies: s.policy}
 	if o.tightest >= 0 {
 		d := &o.decision
-		left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter, Retry: d.RetryAfter}
+		t.Left = limitfields.Left{Name: s.limits[o.tightest].Name, Limit: d.Limit, Remaining: d.Remaining, Reset: d.ResetAfter, Retry: d.RetryAfter}
 	}
-	limitfields.Add(info, h, s.policy, left, o.refusal != nil, now)
+	return t
 }
