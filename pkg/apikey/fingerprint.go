@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,10 +22,20 @@ import (
 //
 // What may have changed since is asked each time: the fingerprint is part of the cached
 // record and goes with it, and it says nothing of revocation, expiry and addresses.
+//
+// It is written once: a secret has one text.
 type fingerprint struct {
+	state      atomic.Uint32 // one of the states below
 	sum        [sha256.Size]byte
 	validUntil int64 // of the secret, unix nanoseconds; 0 for no end
 }
+
+// States of a fingerprint.
+const (
+	notShown uint32 = iota // nobody has shown the key yet
+	beingMade
+	made // what is in it does not change any more
+)
 
 // prints makes fingerprints.
 type prints struct {
@@ -89,13 +100,13 @@ func (v *Verifier) recognise(key string, now time.Time) (r *record, right bool) 
 		return nil, false
 	}
 	nanos := now.UnixNano()
-	if r.dead || r.expires != 0 && nanos >= r.expires || r.known[0].Load() == nil && r.known[1].Load() == nil {
+	if r.dead || r.expires != 0 && nanos >= r.expires || r.known[0].state.Load() != made && r.known[1].state.Load() != made {
 		return nil, false
 	}
 	sum, unknown := v.prints.of(env, key), len(r.secrets)
 	for i := range r.known {
-		known := r.known[i].Load()
-		if known == nil {
+		known := &r.known[i]
+		if known.state.Load() != made {
 			continue
 		}
 		unknown--
@@ -121,7 +132,13 @@ func same(a, b *[sha256.Size]byte) bool {
 // remember notes the text of a key that has turned out to be the one of the record's
 // secret at found.
 func (v *Verifier) remember(r *record, found int, key string) {
-	if env, _, ok := split(v.opts.Prefix, key); ok && found < knownSecrets {
-		r.known[found].Store(&fingerprint{sum: v.prints.of(env, key), validUntil: r.secrets[found].validUntil})
+	env, _, ok := split(v.opts.Prefix, key)
+	if !ok || found >= knownSecrets {
+		return
+	}
+	known := &r.known[found]
+	if known.state.CompareAndSwap(notShown, beingMade) {
+		known.sum, known.validUntil = v.prints.of(env, key), r.secrets[found].validUntil
+		known.state.Store(made)
 	}
 }

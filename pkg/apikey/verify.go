@@ -101,19 +101,20 @@ func NewVerifier(o VerifierOptions) (*Verifier, error) {
 
 var _ access.KeyVerifier = (*Verifier)(nil)
 
-// record is a cached key; all but known and used is immutable. What every request looks
-// at comes first, to be in one line of the processor's cache.
+// record is a cached key; all but known and used is immutable. It is in one piece, since
+// there may be millions: each piece is a wait for memory.
 type record struct {
-	known     [knownSecrets]atomic.Pointer[fingerprint] // of the secrets at the same index, once they were shown
-	used      atomic.Int64                              // minute of last use that was noted, since the epoch
-	expires   int64                                     // unix nanoseconds; 0 for never
+	used      atomic.Int64 // minute of last use that was noted, since the epoch
+	expires   int64        // unix nanoseconds; 0 for never
 	principal *access.Principal
 	dead      bool // revoked or in quarantine, or its owner is disabled
 	canary    bool // it authenticates nobody
 
 	allowed []netip.Prefix
 	secrets []version
-	id      string // UUID; empty for an unknown key
+	known   [knownSecrets]fingerprint // of the secrets at the same index
+	own     access.Principal          // where principal is, unless it is another record's
+	id      string                    // UUID; empty for an unknown key
 	userID  string
 }
 
@@ -218,15 +219,17 @@ func throttled(wait time.Duration) error {
 
 func (v *Verifier) newRecord(s Stored) *record {
 	r := &record{
-		id: s.Key.ID, userID: s.Key.UserID,
 		dead:    s.Key.RevokedAt != nil || s.Key.QuarantinedAt != nil || s.OwnerDisabled,
 		canary:  s.Key.Canary,
 		allowed: s.Key.AllowedIPs,
-		principal: &access.Principal{
-			Kind: access.KindKey, UserID: s.Key.UserID, Role: s.OwnerRole,
-			Scopes: v.opts.Roles.Cut(s.OwnerRole, s.Key.Scopes), KeyID: s.Key.ID, KeyName: s.Key.Name,
+		own: access.Principal{
+			Kind: access.KindKey, Role: s.OwnerRole,
+			Scopes: v.opts.Roles.Cut(s.OwnerRole, s.Key.Scopes), KeyName: s.Key.Name,
 		},
 	}
+	ids := s.Key.ID + s.Key.UserID // side by side, too
+	r.id, r.userID = ids[:len(s.Key.ID)], ids[len(s.Key.ID):]
+	r.own.KeyID, r.own.UserID, r.principal = r.id, r.userID, &r.own
 	if s.Key.App != "" {
 		r.principal.App, r.principal.Grant = s.Key.App, access.NewGrant(s.AppSuspended, s.Entitled)
 	}
