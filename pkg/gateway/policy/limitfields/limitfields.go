@@ -52,26 +52,29 @@ type Policies struct {
 	after  atomic.Pointer[joined]
 	limits []beginning
 
-	// What is the same for many requests in a row: the limit for all of them, and the end of
-	// its window, or until then, for those of a second.
-	limit, reset, until number
+	limit constant // units that can be had at once
 }
 
-// number is a number with its text, which is made again when it is another one.
-type number struct{ last atomic.Pointer[written] }
+// constant is a number that is nearly always the same, with its text.
+type constant struct{ first atomic.Pointer[written] }
 
 type written struct {
 	n    int64
 	text string
 }
 
-func (m *number) text(n int64) string {
-	w := m.last.Load()
-	if w == nil || w.n != n {
-		w = &written{n, strconv.FormatInt(n, 10)}
-		m.last.Store(w)
+// text is the text of n. What came first is kept: numbers that differ would be exchanged
+// all the time.
+func (c *constant) text(n int64) string {
+	first := c.first.Load()
+	if first != nil && first.n == n {
+		return first.text
 	}
-	return w.text
+	text := strconv.FormatInt(n, 10)
+	if first == nil {
+		c.first.Store(&written{n, text})
+	}
+	return text
 }
 
 // beginning is how RateLimit begins to tell of a limit.
@@ -173,12 +176,17 @@ func AddBoth(info *reqctx.Info, h http.Header, earlier, told Told, refused bool,
 			one, begin, end = t, from, to
 		}
 	}
-	value := string(text)
+	whole := len(text)
+	if one != nil {
+		text = strconv.AppendInt(text, now.Add(one.Left.Reset).Unix(), 10)
+	}
+	all := string(text) // values share their memory: every request of a route with a limit gets here
+	value := all[:whole]
 	switch {
 	case one != nil:
 		values := info.Values(4)
 		values[0], values[1] = value, one.Policies.limit.text(one.Left.Limit)
-		values[2], values[3] = value[begin:end], one.Policies.reset.text(now.Add(one.Left.Reset).Unix())
+		values[2], values[3] = value[begin:end], all[len(value):]
 		h[fieldLeft], h[fieldLimit] = values[0:1:1], values[1:2:2]
 		h[fieldRemaining], h[fieldReset] = values[2:3:3], values[3:4:4]
 	case len(others) > 0:
@@ -202,7 +210,7 @@ func (t *Told) appendLeft(text []byte) (_ []byte, begin, end int) {
 		until = t.Left.Retry
 	}
 	if until > 0 {
-		text = append(append(text, ";t="...), t.Policies.until.text(problem.Seconds(until))...)
+		text = strconv.AppendInt(append(text, ";t="...), problem.Seconds(until), 10)
 	}
 	return text, begin, end
 }
