@@ -43,7 +43,7 @@ type inMemory struct {
 
 // TakeAt implements policylimit.Counter.
 func (c inMemory) TakeAt(_ context.Context, subject string, cost int64, now time.Time) (ratelimit.Decision, bool) {
-	return c.Limiter.Take(subject, now, cost), false
+	return c.Take(subject, now, cost), false
 }
 
 // limitIdentity is what a counter lives on by, from one document to the next: the

@@ -49,7 +49,7 @@ type counters struct {
 type counter struct{ *ratelimit.Limiter }
 
 func (c counter) TakeAt(_ context.Context, subject string, cost int64, _ time.Time) (ratelimit.Decision, bool) {
-	return c.Limiter.Take(subject, now, cost), false
+	return c.Take(subject, now, cost), false
 }
 
 func (c *counters) Counter(name string, l ratelimit.Limit) (policylimit.Counter, error) {

@@ -23,7 +23,7 @@ type counter struct {
 }
 
 func (c counter) TakeAt(_ context.Context, subject string, cost int64, _ time.Time) (ratelimit.Decision, bool) {
-	return c.Limiter.Take(subject, now, cost), c.alone
+	return c.Take(subject, now, cost), c.alone
 }
 
 func limited(t *testing.T, name string, quota int64, header string) policylimit.Limit {
