@@ -532,3 +532,34 @@ func BenchmarkReserveWarm(b *testing.B) {
 		i++
 	}
 }
+
+func TestSubjectsOfOneHashAreCountedApart(t *testing.T) {
+	w := newWorld(t)
+	ms := w.replica(1000)
+	first := w.meter(ms, 3)
+	second, err := ms.Meter(quota.Quota{Name: "other", Limit: 5, Period: quota.Period{Unit: quota.Day}}, "route", "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.HashLike(first)
+	count := func() (allowed [2]int) {
+		for range 10 {
+			for i, m := range []*quota.Meter{first, second} {
+				if _, d := w.take(m, "s", 1); d.Allowed {
+					allowed[i]++
+				}
+			}
+		}
+		return allowed
+	}
+	if got := count(); got != [2]int{3, 5} {
+		t.Errorf("%v allowed, want 3 and 5", got)
+	}
+	// The first goes, and the second is where it was not looked for first.
+	w.now = w.now.Add(time.Minute)
+	w.take(second, "s", 1)
+	ms.Tidy(t.Context())
+	if got := count(); got != [2]int{} {
+		t.Errorf("%v more allowed", got)
+	}
+}

@@ -134,6 +134,29 @@ func TestWarmDecisionsAskNobody(t *testing.T) {
 	}
 }
 
+// A request may have been read before another one had its answer from the store. That is no
+// clock that was set back, which ends the lease.
+func TestARequestFromBeforeTheLastAnswerSpendsWhatIsHeld(t *testing.T) {
+	c := newCluster(t, ratelimit.Limit{Quota: 100_000, Window: time.Minute, Burst: 100_000}, 1)
+	for range 100 {
+		c.replicas[0].Take(t.Context(), "s", 1)
+	}
+	c.at = 10 * time.Second // after which the next block is another one
+	calls := c.store.calls
+	for c.store.calls == calls {
+		c.replicas[0].Take(t.Context(), "s", 1)
+	}
+	c.replicas[0].Take(t.Context(), "s", 1)
+	calls, read := c.store.calls, at(c.at-time.Millisecond)
+	if d, alone := c.replicas[0].TakeAt(t.Context(), "s", 1, read); !d.Allowed || alone || c.store.calls != calls {
+		t.Errorf("%+v, alone: %t, %d calls of the store", d, alone, c.store.calls-calls)
+	}
+	c.at -= time.Second
+	if c.replicas[0].TakeAt(t.Context(), "s", 1, at(c.at)); c.store.calls != calls+1 {
+		t.Errorf("%d calls of the store after the clock was set back", c.store.calls-calls)
+	}
+}
+
 func TestWithoutTheStoreEachReplicaKeepsItsShare(t *testing.T) {
 	l := ratelimit.Limit{Quota: 100, Window: time.Hour, Burst: 100}
 	c := newCluster(t, l, 4)
