@@ -76,6 +76,20 @@ func BenchmarkPolicies(b *testing.B) {
 	}
 }
 
+// A request that keeps a limit and a quota makes one allocation, for what its answer says of
+// both; one with a key alone makes none.
+func TestWarmPoliciesMakeOneAllocation(t *testing.T) {
+	w := newPolicyWorld(t, 1, 1)
+	for path, most := range map[string]float64{"/r0/keyed/x": 0, "/r0/both/x": 1} {
+		x := w.exchange(w.gateway, path)
+		x.warm(t, w.keys)
+		if n := testing.AllocsPerRun(1000, x.serve); n > most {
+			t.Errorf("%s: %v allocations, and not %v", path, n, most)
+		}
+		x.passed(t)
+	}
+}
+
 // BenchmarkPoliciesGrowth is the same with more keys and more routes, each of them in
 // turn, in a random order: what is more than with few is what the caches of the
 // processor miss. At the most keys, usage is counted by route alone, as it is for more
@@ -122,7 +136,7 @@ type policyWorld struct {
 
 // newPolicyWorld makes one of so many keys, that are verified and cached, and of so many
 // routes of each kind.
-func newPolicyWorld(b *testing.B, keys, routes int) *policyWorld {
+func newPolicyWorld(b testing.TB, keys, routes int) *policyWorld {
 	b.Helper()
 	percent := debug.SetGCPercent(800) // about what package heap sets: that of a tiny heap would be dear
 	b.Cleanup(func() { debug.SetGCPercent(percent) })
@@ -161,7 +175,7 @@ func newPolicyWorld(b *testing.B, keys, routes int) *policyWorld {
 }
 
 // policyRoutes has routes without a key, with one, and with a limit and a quota.
-func policyRoutes(b *testing.B, n int) spec.Document {
+func policyRoutes(b testing.TB, n int) spec.Document {
 	b.Helper()
 	const limit, quotas = "rate_limit: [{name: second, by: key, rate: 1000000/1h}]", "quota: [{name: month, by: key, limit: 1000000000000, period: month}]"
 	var text strings.Builder
@@ -233,7 +247,7 @@ func (x *policyExchange) serve() {
 }
 
 // warm has each key be known by everything that remembers keys.
-func (x *policyExchange) warm(b *testing.B, keys []string) {
+func (x *policyExchange) warm(b testing.TB, keys []string) {
 	b.Helper()
 	for range 3 {
 		for _, key := range keys {
@@ -244,7 +258,7 @@ func (x *policyExchange) warm(b *testing.B, keys []string) {
 	x.passed(b)
 }
 
-func (x *policyExchange) passed(b *testing.B) {
+func (x *policyExchange) passed(b testing.TB) {
 	b.Helper()
 	if x.wrong != "" {
 		b.Fatal("refused: ", x.wrong)
@@ -316,7 +330,7 @@ func (benchKeys) Compare(context.Context, string, []byte) (ok, stale bool, err e
 	return true, false, nil
 }
 
-func newBenchVerifier(b *testing.B, entries int) *apikey.Verifier {
+func newBenchVerifier(b testing.TB, entries int) *apikey.Verifier {
 	b.Helper()
 	ring, err := seal.ParseKeyring(seal.NewMasterKey())
 	if err != nil {
