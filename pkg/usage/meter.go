@@ -200,14 +200,18 @@ func (m *Meter) count(e *Event, client network) bool {
 func minuteOf(at time.Time) int64 { return at.Unix() / 60 }
 
 // hash tells combinations apart; that of a stranger's choosing cannot be aimed, for
-// the seed is random. The API follows from the route, and the product nearly so from
-// route and key: they are left to [cell.is].
+// the seed is random. The API follows from the route, the user and the app from the key, and
+// the product nearly so from route and key: they are left to [cell.is].
 func (m *Meter) hash(e *Event, client network) uint64 {
 	h := maphash.String(m.seed, e.Route)
 	if client.known {
 		h ^= maphash.Comparable(m.seed, client.prefix)
 	}
-	for _, s := range [...]string{e.UserID, e.KeyID, e.App, e.Refusal} {
+	who := e.KeyID
+	if who == "" {
+		who = e.UserID
+	}
+	for _, s := range [...]string{who, e.Refusal} {
 		if h = bits.RotateLeft64(h, 23); s != "" {
 			h ^= maphash.String(m.seed, s)
 		}
