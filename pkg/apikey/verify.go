@@ -69,9 +69,8 @@ type VerifierOptions struct {
 
 // Verifier checks presented keys. A key whose record is cached costs a look-up and a
 // hash, right or wrong, and, the first time, a CRC and an HMAC; it touches no network and
-// allocates nothing but what it remembers then. bcrypt runs only for a secret that has no
-// verifier under a known pepper, and never more than a few at a time. It is safe for
-// concurrent use.
+// allocates nothing. bcrypt runs only for a secret that has no verifier under a known
+// pepper, and never more than a few at a time. It is safe for concurrent use.
 type Verifier struct {
 	opts    VerifierOptions
 	prints  prints
