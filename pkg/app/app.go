@@ -106,7 +106,8 @@ type application struct {
 	api       apiParts
 	paths     []string // first segments of the platform's own paths; set before anything is served
 	tasks     []func(context.Context) error
-	followers []func(context.Context) error // tasks that need a connected platform
+	followers []func(context.Context) error // tasks that need a connected platform and take changes in
+	chores    []func(context.Context) error // others that need one
 	ahead     <-chan schemaAnswer           // of lookAhead; nil when it was taken
 	optional  bool                          // the database: there is something to serve without
 	connected bool                          // the platform, when the start ended; nobody asks later

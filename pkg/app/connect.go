@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/keywarden/keywarden/pkg/app/lifecycle"
 	"github.com/keywarden/keywarden/pkg/store/postgres"
 )
@@ -164,13 +166,19 @@ func (a *application) runPlatform(ctx context.Context) error {
 			return err
 		}
 	}
-	return lifecycle.RunInTurn(ctx, append(a.platform.Tasks(a.Logger), a.followers...), taskPause)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, follow := range append(a.platform.Followers(), a.followers...) {
+		group.Go(func() error { return follow(ctx) })
+	}
+	group.Go(func() error {
+		return lifecycle.RunInTurn(ctx, append(a.platform.Chores(a.Logger), a.chores...), chorePause)
+	})
+	return group.Wait()
 }
 
-// taskPause is between two tasks that begin, the first of which follows changes. All at
-// once, they would each open a connection to the database, ahead of the requests that
-// have waited for the start.
-const taskPause = 50 * time.Millisecond
+// chorePause is between two chores that begin. All at once, they would each open a
+// connection to the database, ahead of the requests that have waited for the start.
+const chorePause = 50 * time.Millisecond
 
 // reconnect tries until the platform is connected and follows changes, or ctx
 // ends. What the start would have refused, such as another master key or a schema

@@ -47,7 +47,7 @@ func (a *application) openShared(closing *lifecycle.Cleanups) (err error) {
 	}
 	closing.Add("shared state", a.shared.Close)
 	a.platform.Follower.Subscribe(a.shared.Apply, a.shared.Reset)
-	a.followers = append(a.followers, a.shared.Tasks()...)
+	a.chores = append(a.chores, a.shared.Tasks()...)
 	return nil
 }
 
@@ -137,7 +137,7 @@ func (a *application) openAlerting(closing *lifecycle.Cleanups) (err error) {
 	if err != nil {
 		return err
 	}
-	a.followers = append(a.followers, a.alerting.Tasks()...)
+	a.chores = append(a.chores, a.alerting.Tasks()...)
 	closing.Add("alerting", func(context.Context) error { a.alerting.Close(); return nil })
 	return nil
 }

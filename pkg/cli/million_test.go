@@ -170,7 +170,7 @@ func openPlatform(b *testing.B, url string, ring *seal.Keyring) *platform.Platfo
 		b.Fatal(err)
 	}
 	var running sync.WaitGroup
-	for _, task := range p.Tasks(logger) {
+	for _, task := range append(p.Followers(), p.Chores(logger)...) {
 		running.Go(func() { _ = task(ctx) })
 	}
 	b.Cleanup(func() {

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-
 	"github.com/keywarden/keywarden/pkg/access"
 	"github.com/keywarden/keywarden/pkg/apikey"
 	"github.com/keywarden/keywarden/pkg/gateway"
@@ -197,7 +195,7 @@ func policyRoutes(b testing.TB, n int) spec.Document {
 func (w *policyWorld) observed(b *testing.B, next http.Handler, ended func(*reqctx.Info, httpedge.Ended)) http.Handler {
 	b.Helper()
 	observe, err := httpedge.Observe(httpedge.ObserveOptions{
-		Logger: slog.New(slog.DiscardHandler), MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader())),
+		Logger: slog.New(slog.DiscardHandler), MeterProvider: w.telemetry.MeterProvider(),
 		TracerProvider: w.telemetry.TracerProvider(), Draw: w.telemetry.Draw(), Ended: ended,
 	})
 	if err != nil {

@@ -63,13 +63,13 @@ func (c *Cleanups) Run(ctx context.Context) error {
 }
 
 // RunInTurn runs tasks until one fails or ctx ends, each of which begins a pause after
-// the one before. One that has not begun when ctx ends does so then: some write down what
+// the one before, and the first after one. One that has not begun when ctx ends does so then: some write down what
 // is left.
 func RunInTurn(ctx context.Context, tasks []func(context.Context) error, pause time.Duration) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for i, task := range tasks {
 		group.Go(func() error {
-			wait(ctx, time.Duration(i)*pause)
+			wait(ctx, time.Duration(i+1)*pause)
 			return task(ctx)
 		})
 	}

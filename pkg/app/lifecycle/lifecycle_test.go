@@ -57,12 +57,12 @@ func TestTasksBeginInTurnAndAllEnd(t *testing.T) {
 				return nil
 			})
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second/2)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second/2)
 		defer cancel()
 		if err := RunInTurn(ctx, tasks, time.Second); err != nil {
 			t.Fatal(err)
 		}
-		if want := [3]time.Duration{0, time.Second, 3 * time.Second / 2}; at != want {
+		if want := [3]time.Duration{time.Second, 2 * time.Second, 5 * time.Second / 2}; at != want {
 			t.Errorf("tasks began at %v, want %v", at, want)
 		}
 	})

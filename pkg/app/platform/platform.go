@@ -334,15 +334,22 @@ func (p *Platform) Start(ctx context.Context) error {
 	return nil
 }
 
-// Tasks are what must run from the start until the end.
-func (p *Platform) Tasks(logger *slog.Logger) []func(context.Context) error {
+// Followers take in what has changed, from the start until the end: as soon as the
+// program serves, what is changed takes effect.
+func (p *Platform) Followers() []func(context.Context) error {
 	return []func(context.Context) error{
 		p.Follower.Run,
+		func(ctx context.Context) error { p.Products.Run(ctx); return nil },
+	}
+}
+
+// Chores are what else must run, from soon after the start until the end.
+func (p *Platform) Chores(logger *slog.Logger) []func(context.Context) error {
+	return []func(context.Context) error{
 		func(ctx context.Context) error { return p.Signer.Run(ctx, p.nudgeSigner) },
 		p.KeyCheck.Run,
 		p.Alarms.Run,
 		p.ScopeUses.Run,
-		func(ctx context.Context) error { p.Products.Run(ctx); return nil },
 		func(ctx context.Context) error { return p.Store.RunJanitor(ctx, time.Now, logger) },
 	}
 }
