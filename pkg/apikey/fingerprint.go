@@ -3,7 +3,7 @@ package apikey
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
+	"crypto/subtle"
 	"sync/atomic"
 	"time"
 )
@@ -110,7 +110,7 @@ func (v *Verifier) recognise(key string, now time.Time) (r *record, right bool) 
 			continue
 		}
 		unknown--
-		if same(&sum, &known.sum) && (known.validUntil == 0 || nanos < known.validUntil) {
+		if subtle.ConstantTimeCompare(sum[:], known.sum[:]) == 1 && (known.validUntil == 0 || nanos < known.validUntil) {
 			return r, true
 		}
 	}
@@ -118,15 +118,6 @@ func (v *Verifier) recognise(key string, now time.Time) (r *record, right bool) 
 		return nil, false // it may be another secret of the key
 	}
 	return r, false
-}
-
-// same compares in constant time.
-func same(a, b *[sha256.Size]byte) bool {
-	var differ uint64
-	for i := 0; i < len(a); i += 8 {
-		differ |= binary.NativeEndian.Uint64(a[i:]) ^ binary.NativeEndian.Uint64(b[i:])
-	}
-	return differ == 0
 }
 
 // remember notes the text of a key that has turned out to be the one of the record's
