@@ -278,7 +278,11 @@ func TestDockerfileBuildsAsTheMakefileDoes(t *testing.T) {
 	if flags == nil {
 		t.Fatal("the Makefile has no DIST_FLAGS")
 	}
-	want := strings.NewReplacer("$(VERSION)", "$VERSION", "$(REVISION)", "$REVISION").Replace(string(flags[1]))
+	tags := regexp.MustCompile(`(?m)^SHIPPED_TAGS := (.*)$`).FindSubmatch(text)
+	if tags == nil {
+		t.Fatal("the Makefile has no SHIPPED_TAGS")
+	}
+	want := strings.NewReplacer("$(VERSION)", "$VERSION", "$(REVISION)", "$REVISION", "$(SHIPPED_TAGS)", string(tags[1])).Replace(string(flags[1]))
 	if !strings.HasPrefix(command, "CGO_ENABLED=0 ") || !strings.Contains(command, "go build "+want+" -o ") {
 		t.Errorf("the Dockerfile runs\n  %s\nand make dist has the flags\n  %s", command, want)
 	}
