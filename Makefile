@@ -26,9 +26,12 @@ SHIPPED_TAGS := nomsgpack,grpcnotrace
 build: ## Build the binaries into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -tags=$(SHIPPED_TAGS) -o $(BIN)/ ./cmd/...
 
+# One package more than there are processors: many wait more than they work.
+TEST_PACKAGES ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+
 .PHONY: test
 test: ## Run the whole suite with the race detector (needs PostgreSQL's programs, or TEST_DATABASE_URL)
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 20m -p $(TEST_PACKAGES) ./...
 
 .PHONY: test-short
 test-short: ## Run the suite without the long runs and without the race detector

@@ -104,7 +104,7 @@ func TestSplicedAnswerIsWhole(t *testing.T) {
 		if !c.tls {
 			config = nil
 		}
-		got := answers(talkTLS(t, addr, config, []byte("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")))
+		got := answers(talkTLS(t, addr, config, []byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n")))
 		if len(got) != 1 || !bytes.Equal([]byte(got[0].body), h.text) {
 			t.Errorf("%s: another answer, or none", name)
 		}
