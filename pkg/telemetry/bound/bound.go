@@ -29,6 +29,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // maxStripes bounds the memory of one series on machines with many processors.
@@ -98,7 +99,8 @@ func (m *meter) Float64Histogram(name string, options ...metric.Float64Histogram
 	if err != nil || len(bounds) == 0 || len(bounds) > maxBounds || !slices.IsSorted(bounds) {
 		return ordinary, err
 	}
-	h := &Histogram{identity: identity{m.scope, name, c.Unit(), c.Description()}, bounds: slices.Clone(bounds)}
+	h := &Histogram{bounds: slices.Clone(bounds)}
+	h.identity = identity{m.scope, name, c.Unit(), c.Description()}
 	return keep(m.provider, h, func(old *Histogram) bool { return slices.Equal(old.bounds, bounds) })
 }
 
@@ -109,7 +111,8 @@ func (m *meter) Int64Counter(name string, options ...metric.Int64CounterOption) 
 		return ordinary, err
 	}
 	c := metric.NewInt64CounterConfig(options...)
-	counter := &Counter{identity: identity{m.scope, name, c.Unit(), c.Description()}}
+	counter := &Counter{}
+	counter.identity = identity{m.scope, name, c.Unit(), c.Description()}
 	return keep(m.provider, counter, func(*Counter) bool { return true })
 }
 
@@ -132,6 +135,40 @@ type identity struct {
 
 // about implements instrument.
 func (i identity) about() identity { return i }
+
+// kept is what every instrument of a provider has; S is a time series of it.
+type kept[S any] struct {
+	identity
+	provider *Provider
+	start    time.Time
+	all      table[S]
+}
+
+// keptBy implements instrument.
+func (k *kept[S]) keptBy(p *Provider) {
+	k.provider, k.start, k.all.limit = p, p.now(), p.options.SeriesLimit
+}
+
+// exemplar is a measurement of a sampled trace.
+type exemplar struct {
+	at    time.Time
+	value float64
+	trace trace.TraceID
+	span  trace.SpanID
+}
+
+// exemplar is the one that a measurement makes in the trace of ctx, if that is sampled and
+// there are to be any.
+func (p *Provider) exemplar(ctx context.Context, value float64) (exemplar, bool) {
+	if !p.options.Exemplars {
+		return exemplar{}, false
+	}
+	span := trace.SpanContextFromContext(ctx)
+	if !span.IsSampled() {
+		return exemplar{}, false
+	}
+	return exemplar{at: p.now(), value: value, trace: span.TraceID(), span: span.SpanID()}, true
+}
 
 // keep has p keep made, unless it has that instrument already, which is returned then.
 func keep[I instrument](p *Provider, made I, alike func(I) bool) (I, error) {

@@ -9,22 +9,12 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/embedded"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // Counter is a counter of a [Provider]. It implements [metric.Int64Counter].
 type Counter struct {
 	embedded.Int64Counter
-	identity
-
-	provider *Provider
-	start    time.Time
-	all      table[Count]
-}
-
-// keptBy implements instrument.
-func (c *Counter) keptBy(p *Provider) {
-	c.provider, c.start, c.all.limit = p, p.now(), p.options.SeriesLimit
+	kept[Count]
 }
 
 // Enabled implements [metric.Int64Counter].
@@ -115,10 +105,7 @@ func (c *Count) AddTraced(ctx context.Context, n int64) {
 		return
 	}
 	c.Add(n)
-	if !c.own.provider.options.Exemplars {
-		return
-	}
-	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
-		c.exemplar.Store(&exemplar{at: c.own.provider.now(), value: float64(n), trace: span.TraceID(), span: span.SpanID()})
+	if e, ok := c.own.provider.exemplar(ctx, float64(n)); ok {
+		c.exemplar.Store(&e)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/embedded"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // maxBounds is how many bounds of buckets a histogram of ours may have: its counts have
@@ -20,17 +19,9 @@ const maxBounds = 15
 // Histogram is a histogram of a [Provider]. It implements [metric.Float64Histogram].
 type Histogram struct {
 	embedded.Float64Histogram
-	identity
+	kept[Series]
 
-	bounds   []float64 // upper, inclusive, in ascending order; never changed
-	provider *Provider
-	start    time.Time
-	all      table[Series]
-}
-
-// keptBy implements instrument.
-func (h *Histogram) keptBy(p *Provider) {
-	h.provider, h.start, h.all.limit = p, p.now(), p.options.SeriesLimit
+	bounds []float64 // upper, inclusive, in ascending order; never changed
 }
 
 // Enabled implements [metric.Float64Histogram].
@@ -123,11 +114,8 @@ func (s *Series) RecordTraced(ctx context.Context, value float64) {
 		return
 	}
 	s.Record(value)
-	if !s.own.provider.options.Exemplars {
-		return
-	}
-	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
-		s.keep(exemplar{at: s.own.provider.now(), value: value, trace: span.TraceID(), span: span.SpanID()})
+	if e, ok := s.own.provider.exemplar(ctx, value); ok {
+		s.keep(e)
 	}
 }
 
@@ -207,12 +195,4 @@ func (e *exemplars) list() []metricdata.Exemplar[float64] {
 		}
 	}
 	return out
-}
-
-// exemplar is a measurement of a sampled trace.
-type exemplar struct {
-	at    time.Time
-	value float64
-	trace trace.TraceID
-	span  trace.SpanID
 }

@@ -39,9 +39,9 @@ func New(meter metric.Meter) (metric.Float64Histogram, error) {
 	return duration, nil
 }
 
-// Target records the exchanges with one target, or with all of a service. It is safe for
-// concurrent use. The series of an
-// outcome is found by its attributes when it occurs first and by index from then on.
+// Target records the exchanges with one target, or with all of a service. The series of an
+// outcome is found by its attributes when it occurs first and by index from then on. It is
+// safe for concurrent use.
 type Target struct {
 	duration metric.Float64Histogram
 	Common   []attribute.KeyValue // of its spans, too; never changed
@@ -68,8 +68,7 @@ func index(method string) int {
 	return len(methodNames) - 1
 }
 
-// Of makes those of one target, or, when that is nil, of all of a
-// service.
+// Of is for one target of the service of that name, or, when that is nil, for all of them.
 func Of(duration metric.Float64Histogram, name string, target *url.URL) *Target {
 	m := &Target{duration: duration, Common: []attribute.KeyValue{Service.String(name)}}
 	if target == nil {
